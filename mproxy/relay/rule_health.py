@@ -108,10 +108,10 @@ class RuleHealth:
         state = self._checker.state(place)
         assert state is not None
         led = {key: [name for name, found in places if found == place] for key, places in self._places.items()}
-        keys = sorted(key for key, names in led.items() if names)
+        # The workers are told first: who reads the line finds it done.
+        self._changed(sorted(key for key, names in led.items() if names))
         for target in sorted({name for names in led.values() for name in names}):
             if not state.well:
                 self._log.warning("target-down", target=target, why=f"its check fails: {state.why}")
             elif state.failed:
                 self._log.info("target-up", target=target, why="its check succeeds")
-        self._changed(keys)

@@ -53,6 +53,13 @@ def checked(relay, rule=0):
     return relay.status()["rules"][rule]["checked"]
 
 
+def once_applied(program, relay, name, count=1):
+    """The event `name` of the supervisor, once its workers go by it: they do what they are told in order."""
+    line = program.event(name, count=count)
+    relay.status()
+    return line
+
+
 def answer_of(lab, port=7005):
     """What one caller hears who says `hello`."""
     with lab.client.connect(port, RELAY) as connection:
@@ -71,7 +78,7 @@ def test_a_target_that_does_not_accept_gets_nothing_until_it_is_back(lab, relay)
     until(lambda: relay.status()["checks"]["asked"] >= 2, 10, "both have been asked")
     assert checked(relay) == {ECHO: "up", f"{SERVER}:8006": "up"}
     other.stop()
-    assert "its check fails: Connection refused" in program.event("target-down")["why"]
+    assert "its check fails: Connection refused" in once_applied(program, relay, "target-down")["why"]
     assert checked(relay)[f"{SERVER}:8006"] == "down"
     status = relay.status()
     assert status["rules"][0]["down"] == {f"{SERVER}:8006": "check: Connection refused"}
@@ -82,7 +89,7 @@ def test_a_target_that_does_not_accept_gets_nothing_until_it_is_back(lab, relay)
     assert relay.status()["totals"]["tcp"]["failed"] == 0
     assert not [line for line in program.events("target-down") if "worker" in line.fields]
     other.start()
-    program.event("target-up")
+    once_applied(program, relay, "target-up")
     until(lambda: b"WELL\r\n" in {answer_of(lab) for _ in range(4)}, 10, "it gets callers again")
 
 
@@ -92,13 +99,13 @@ def test_a_line_is_sent_and_an_answer_expected(lab, relay):
     program = relay.start(f"7005 -> {SERVER}:8006, {SERVER}:8007 {CHECK} check-send=HOW\\r\\n check-expect=WELL")
     until(lambda: b"HOW\r\n" in one.came and b"HOW\r\n" in other.came, 10, "both are asked")
     one.answer = b"SICK\r\n"
-    why = program.event("target-down")["why"]
+    why = once_applied(program, relay, "target-down")["why"]
     assert "the answer ended after 6 bytes, without what is expected" in why
     assert {answer_of(lab) for _ in range(6)} == {b"WELL\r\n"}
     one.answer = b"I am WELL\r\n"
-    program.event("target-up")
+    once_applied(program, relay, "target-up")
     other.answer = None
-    assert "no answer within" in program.event("target-down", count=2)["why"]
+    assert "no answer within" in once_applied(program, relay, "target-down", count=2)["why"]
     assert {answer_of(lab) for _ in range(6)} == {b"I am WELL\r\n"}
 
 
@@ -172,7 +179,7 @@ def test_udp_flows_leave_a_target_that_fails(lab, relay, answering):
         return client.recv(100)
     assert [asks(client) for client in clients].count(b"8006") == 2
     answering[0].stop()
-    program.event("target-down")
+    once_applied(program, relay, "target-down")
     for client in clients:
         assert asks(client) == b"8007"
     assert checked(relay) == {f"{SERVER}:8006": "down", f"{SERVER}:8007": "up"}

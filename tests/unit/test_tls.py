@@ -273,15 +273,22 @@ def copies_in_memory(secret):
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", buffering=0) as memory:
         for line in maps.read().splitlines():
             addresses, rights = line.split()[:2]
-            start, end = (int(number, 16) for number in addresses.split("-"))
-            if not rights.startswith("rw") or start <= ours < end:
+            at, end = (int(number, 16) for number in addresses.split("-"))
+            if not rights.startswith("rw") or at <= ours < end:
                 continue
-            for at in range(start, end, len(window) - len(secret)):
+            while at < end:
                 memory.seek(at)
-                with memoryview(window)[:min(len(window), end - at)] as part:
-                    length = memory.readinto(part)
+                try:
+                    with memoryview(window)[:min(len(window), end - at)] as part:
+                        length = memory.readinto(part)
+                except OSError:
+                    # A page without memory: of a file that is shorter than its mapping, or of one gone meanwhile.
+                    at = (at // mmap.PAGESIZE + 1) * mmap.PAGESIZE
+                    continue
                 found = window.find(secret, 0, length)
                 while found >= 0:
-                    count += at + found < end - len(secret) + 1
+                    count += 1
                     found = window.find(secret, found + 1, length)
+                # What lies across the end of the window is found in the next one.
+                at += length if length < len(secret) or at + length == end else length - len(secret) + 1
     return count
