@@ -17,17 +17,20 @@ SYSTEMD = Path("/lib/systemd/systemd")
 NEEDS_SYSTEMD = pytest.mark.skipif(
     not (SYSTEMD.exists() and shutil.which("systemctl") and real_root()), reason="no systemd, or not the real root")
 
-# Everything that it would find of this host, or leave here, is covered. The units are put in their place by the test.
+# Everything that it would find of this host, or leave here, is covered, but for the test's directory ($3). The units
+# are put in their place by the test.
 BEGIN = """
 mount --make-rprivate / && mount -t proc proc /proc && umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 9
-for place in /run /var/lib /var/log /var/cache; do mount -t tmpfs tmpfs $place; done
 mount --bind "$1" /etc/systemd/system
+exec 9< "$3"
+for place in /run /tmp /var/tmp /var/lib /var/log /var/cache; do mount -t tmpfs tmpfs $place || exit 9; done
+mkdir -p "$3" && mount --no-canonicalize --bind /proc/self/fd/9 "$3" && exec 9<&- || exit 9
 exec env -i container=test PATH="$PATH" "$2" --system --unit=idle.target --log-target=console --show-status=no
 """
 IDLE = "[Unit]\nDefaultDependencies=no\n"
 
-# What a system starts with. /tmp is this host's, since the test's files are there, and a beginning would empty it.
+# What a system starts with, and what empties places.
 NEVER = ("sysinit.target", "rescue.target", "emergency.target", "systemd-tmpfiles-setup.service",
          "systemd-tmpfiles-clean.service")
 
@@ -59,7 +62,7 @@ class RealManager:
         enter = f'echo $$ > {self.cgroup}/cgroup.procs && exec "$@"'
         self.program = host.start(
             "sh", "-c", enter, "enter", "unshare", "--pid", "--mount", "--cgroup", "--ipc", "--fork", "--kill-child",
-            "sh", "-c", BEGIN, "begin", self.units, SYSTEMD)
+            "sh", "-c", BEGIN, "begin", self.units, SYSTEMD, directory)
         until(lambda: not self.program.running or self.ask("is-system-running", check=False).strip() == "running",
               30, f"systemd is up: {self.program}")
         if not self.program.running:

@@ -143,13 +143,24 @@ class LyingServer(Peer):
     """Plays sproxy on `listener`; made when cproxy dials."""
 
     def __init__(self, listener):
-        connection, _ = listener.accept()
+        self._listener = listener
+        super().__init__(self._next_dial())
+
+    def _next_dial(self):
+        connection, _ = self._listener.accept()
         connection.settimeout(15)
-        super().__init__(connection)
+        return connection
 
     def welcome(self, epoch=None, session=None, window=4 * MIB, budget=64 * MIB, tag=0):
-        """Reads HELLO and grants what it asks for, or something else."""
-        assert self.read_preamble() == VERSION
+        """Reads HELLO and grants what it asks for, or something else. A dial that cproxy has given up is passed over."""
+        while True:
+            try:
+                version = self.read_preamble()
+                break
+            except ConnectionResetError:
+                self.connection.close()
+                self.connection = self._next_dial()
+        assert version == VERSION
         asked, _, _, _, asked_epoch, *_ = HELLO_PAYLOAD.unpack(self.next_frame(HELLO).payload)
         self.session = session or (asked if asked != NOBODY else b"s" * 16)
         self.send(preamble() + frame(WELCOME, payload=WELCOME_PAYLOAD.pack(
