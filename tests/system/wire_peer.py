@@ -152,7 +152,7 @@ class LyingServer(Peer):
         return connection
 
     def welcome(self, epoch=None, session=None, window=4 * MIB, budget=64 * MIB, tag=0):
-        """Reads HELLO and grants what it asks for, or something else. A dial that cproxy has given up is passed over."""
+        """Reads HELLO and grants what it asks for, or something else. Passes over a dial that cproxy has given up."""
         while True:
             try:
                 version = self.read_preamble()
