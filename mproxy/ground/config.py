@@ -18,6 +18,7 @@ from mproxy.ground.errors import UsageError
 TYPE_CHECKING = False  # of `typing`, whose import takes time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from ipaddress import IPv4Network, IPv6Network
     from typing import Any, Generic, Self, TypeVar, overload
 
     from mproxy.ground.shapes import Forward, ProxyWords, Sockaddr, Spot
@@ -399,6 +400,12 @@ class SproxyConfig(ProgramConfig):
 
     # Which of several sproxies with one host key this is: the first byte of its tags, for whoever stands in front.
     node = Setting(0, 0, 255)
+
+    # Balancers in front of it, which say in the PROXY protocol from where each connection comes; empty: there are none.
+    accept_proxy: Setting[tuple[IPv4Network | IPv6Network, ...]] = Setting(())
+
+    # They send whoever comes back to the node that its routing tag names, as long as that is there.
+    routed = Setting(False)
 
     # Listen for carriers over UDP as well, at the port of the same number.
     udp = Setting(False)

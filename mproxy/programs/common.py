@@ -68,13 +68,17 @@ class Drain:
             self._loop.call_later(self.LOOK_US, self._look)
 
 
-def say_carrier(endpoint: Endpoint) -> dict[str, Any]:
-    """The endpoint's carrier as the log shows it: its description, and its kind where that is datagrams."""
+def say_carrier(endpoint: Endpoint, peer: str | None = None) -> dict[str, Any]:
+    """The endpoint's carrier as the log shows it: its description, and its kind where that is datagrams. `peer`: who is
+    at its other end, where that may be a balancer's."""
     facts = endpoint.carrier.describe() if endpoint.carrier is not None else {}
     if facts.get("kind") == "datagram":
         facts["carrier"] = "datagram"
-    return {name: say_address(value) if isinstance(value, tuple) else value
+    said = {name: say_address(value) if isinstance(value, tuple) else value
             for name, value in facts.items() if name != "kind"}
+    if peer is not None and said.get("peer", peer) != peer:
+        said |= {"peer": peer, "through": said["peer"]}
+    return said
 
 
 def say_session(session_id: bytes) -> str:

@@ -137,7 +137,8 @@ class Crew:
 
     def hand_over(self, guest: SocketGuest, where: Elsewhere) -> None:
         """Give a guest, and all that it has said, to that worker."""
-        about: dict[str, Any] = {"guest": guest.sockaddr, "local": guest.local_peer, "hops": guest.hops + 1}
+        about: dict[str, Any] = {"guest": guest.sockaddr, "local": guest.local_peer, "hops": guest.hops + 1,
+                                 "balanced": guest.is_balanced}
         words: bytes | bytearray = guest.words
         if where.hello is not None:
             try:
@@ -173,7 +174,8 @@ class Crew:
     def _receive(self, sock: socket.socket, message: dict[str, Any], data: bytearray) -> None:
         """Go on with another worker's guest, as slow work: what it said comes before what it says next."""
         sock.setblocking(False)
-        guest = self._reception.receive_from(sock, tuple(message["guest"]), message["local"], message["hops"])
+        guest = self._reception.receive_from(sock, tuple(message["guest"]), message["local"], message["hops"],
+                                             message["balanced"])
         if "spki" not in message:
             self._loop.call_slow(lambda: guest.say_again(bytes(data)))
             return

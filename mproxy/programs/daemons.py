@@ -98,12 +98,18 @@ class Daemons:
         return Target(text, addresses, source, first)
 
     def _first_words(self, client: Client) -> bytes:
-        """What a daemon is told about the client: where its carrier comes from, and has come to."""
+        """What a daemon is told about the client: where it is, as far as that is known, and where its carrier has come
+        to."""
         if self._config.send_proxy is None:
             return b""
         from mproxy.relay._proxy_header import make_header
         found = client.endpoint.addresses()
-        return make_header(self._config.send_proxy, (found[1], found[0]) if found is not None else None)
+        if found is None:
+            return make_header(self._config.send_proxy, None)
+        own, peer = found
+        if self._config.accept_proxy and client.host != peer[0]:
+            peer = client.host, int(client.peer.rpartition(":")[2])  # a balancer has brought it
+        return make_header(self._config.send_proxy, (peer, own))
 
 
 def loopback_of(spki: bytes) -> bytes:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mproxy.handshake import Encryption, Hello
     from mproxy.io._accept import AcceptGate
     from mproxy.io._loop import Loop, Timer
+    from mproxy.programs.balancers import BalancerHeader, Balancers
 
     class Placing(Protocol):
         """Who knows to which worker a guest belongs: `mproxy.programs.crew.Crew`."""
@@ -141,6 +142,10 @@ class Reception:
         self.host = host
         self.placing: Placing | None = None  # if guests may be another worker's
         self._acceptors: list[SlowAcceptor] = []
+        self.balancers: Balancers | None = None
+        if config.accept_proxy:
+            from mproxy.programs.balancers import Balancers
+            self.balancers = Balancers(config.accept_proxy, config.routed)
 
     def open(self, listener: socket.socket) -> None:
         """Accept on a listening socket."""
@@ -164,9 +169,11 @@ class Reception:
         """Guests at present."""
         return len(self._silent) + len(self._heard)
 
-    def receive_from(self, sock: socket.socket, address: Sockaddr, local_peer: str | None, hops: int) -> SocketGuest:
+    def receive_from(self, sock: socket.socket, address: Sockaddr, local_peer: str | None, hops: int,
+                     is_balanced: bool) -> SocketGuest:
         """A guest that another worker has accepted."""
         guest = SocketGuest(self._loop, self, sock, address, local_peer, hops)
+        guest.is_balanced = is_balanced
         self.receive_guest(guest)
         return guest
 
@@ -181,7 +188,10 @@ class Reception:
 
     def _receive(self, sock: socket.socket, address: Sockaddr) -> None:
         sock.setblocking(False)
-        self.receive_guest(SocketGuest(self._loop, self, sock, address))
+        guest = SocketGuest(self._loop, self, sock, address)
+        if self.balancers is not None and self.balancers.have(address[0]):
+            guest.await_header(self.balancers)
+        self.receive_guest(guest)
 
     def _place(self, crowd: Crowd[Guest], guest: Guest, rank: Rank) -> None:
         share = share_of(crowd.most, self._sources.known(guest.source, self._loop.now()))
@@ -199,6 +209,12 @@ class Reception:
                 "source-blocked", source=guest.source, why="too many failed attempts; ignored for a while")
 
     # ---- told by the guests
+
+    def named(self, guest: Guest) -> None:
+        """A balancer has said from where the guest comes: its source has one guest more."""
+        self._place(self._silent, guest, Rank.STRANGER)
+        if guest.left:
+            raise Unheard
 
     def left(self, guest: Guest) -> None:
         """The guest no longer waits: it was handed over, or its connection is closed."""
@@ -266,6 +282,7 @@ class Guest:
     """One connection until its HELLO is complete: on a socket (SocketGuest), or a link of packets."""
 
     local_peer: str | None = None  # it came through a socket of this host; None: over the network
+    is_balanced = False  # a balancer that goes by the routing tag has brought it
     hops = 0  # from one worker to another, so far
 
     def __init__(self, loop: Loop, reception: Reception, address: Sockaddr, peer: str, tls: Encryption | None) -> None:
@@ -382,8 +399,16 @@ class SocketGuest(Guest):
         self.hops = hops
         self.words = b""  # all that it has said, as long as that may have to be said again to another worker
         self._is_unplaced = reception.placing is not None and not hops
+        self._header: BalancerHeader | None = None  # that a balancer still has to say
         super().__init__(loop, reception, address, local_peer or say_address(address), reception.host.make_tls())
         self._watch = loop.watch(sock.fileno(), lambda _events: self._queue())
+
+    def await_header(self, balancers: Balancers) -> None:
+        """A balancer speaks first, and says for whom."""
+        from mproxy.programs.balancers import BalancerHeader
+        self._header = BalancerHeader()
+        self.is_balanced = balancers.routed
+        self.source = self.peer  # until then none has more than one
 
     def release(self) -> None:
         """Stop waiting; the socket now belongs to the caller."""
@@ -455,9 +480,30 @@ class SocketGuest(Guest):
             self._is_unplaced, self.words = False, b""
 
     def _take(self, data: bytes | None) -> None:
+        if data and self._header is not None:
+            try:
+                data = self._through_header(self._header, data)
+            except Unheard:
+                return
+            except PeerError as error:
+                self._reception.refuse(self, error)
+                return
         if data and self._is_unplaced:
             self.words += data
         super()._take(data)
+
+    def _through_header(self, header: BalancerHeader, data: bytes) -> bytes | None:
+        """What a client says in bytes that came from a balancer; None: nothing yet."""
+        found = header.feed(data)
+        if found is None:
+            return None
+        self._header = None
+        client, rest = found
+        if client is not None:
+            self.sockaddr, self.address, self.peer = client, client[0], say_address(client)
+        self.source = source_of(self.address)
+        self._reception.named(self)
+        return rest or None
 
     def has_words(self) -> bool:
         """Whether a preamble is waiting to be read."""

@@ -46,6 +46,7 @@ from mproxy.ground.words import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
     from typing import Any, NoReturn, TypeVar
 
     Value = TypeVar("Value")
@@ -415,6 +416,12 @@ def sproxy_parser() -> OneLineParser:
     parser.add(group, "--node", parse_count, metavar="N", help=(
         "which of several sproxies with the same host key this is, 0 to 255, for a balancer in front of them: the first"
         f" byte of the routing tags that cproxies come back with (default {SproxyConfig.node})"))
+    parser.add(group, "--accept-proxy", parse_network, metavar="NETWORK", action="append", help=(
+        "connections from this address or network (10.0.0.0/24) come through a balancer, which says first, in"
+        " haproxy's PROXY protocol, from where; repeatable; only for balancers that nobody else can pass for"))
+    group.add_argument("--routed", action="store_true", default=None, help=(
+        "these balancers send a returning client to the node in its routing tag while that node is up: one that comes"
+        " here with the tag of another node is told that its session has ended"))
     parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
         "exit when there has been no session for this long (default: never)"))
     group.add_argument("--udp", action="store_true", default=None, help=(
@@ -472,7 +479,9 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     _refuse_together(given, "plain", (
         "single", "allow", "allow_listen", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished",
         "memory_limit", "state_dir", "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle", "udp",
-        "node", *_SESSION_ONLY))
+        "node", "accept_proxy", "routed", *_SESSION_ONLY))
+    if "routed" in given and "accept_proxy" not in given:
+        raise UsageError("--routed is for use with --accept-proxy")
     _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached",
                                          "udp"))
     if given.get("workers", 1) > 1:
@@ -517,6 +526,15 @@ def parse_workers(text: str) -> int:
     if not text.isdigit():
         raise UsageError("not a whole number, nor auto")
     return parse_count(text)
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """A network, or one address. UsageError."""
+    import ipaddress  # only this option needs it
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"not an address or network such as 10.0.0.0/24 ({error})") from None
 
 
 def keeps_by_default() -> bool:

@@ -36,7 +36,7 @@ from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
 from mproxy.programs.served_places import ServedPlaces
 from mproxy.programs.sharing import share_out
-from mproxy.programs.twins import check_epoch, check_twin
+from mproxy.programs.twins import check_epoch, check_twin, unknown_session
 from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
@@ -273,8 +273,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if client is None:
             if self._crew is not None:
                 self._crew.find(guest, hello.session_id)
-            raise PeerError(
-                CloseCode.UNKNOWN_SESSION, "no such session; sproxy was restarted, or it expired", self._site)
+            by_tag = guest.is_balanced and self.rank(guest.greeter.peer_tag) != Rank.STRANGER
+            raise unknown_session(self._site, by_tag)
         session = client.endpoint.session
         check_same_key(guest.spki, client.spki)
         if not hello.proves(session.secret, channel):
@@ -393,7 +393,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def on_resumed(self, endpoint: Endpoint) -> None:
         client = self._clients.of(endpoint)
-        fields = say_carrier(endpoint)
+        fields = say_carrier(endpoint, client.peer)
         session = endpoint.session
         client.outages.end(self._loop.now(), session.streams.resend_bytes if client.resumed else 0, client.lost_at)
         was_here, lost_at = client.resumed, client.lost_at

@@ -1,4 +1,5 @@
-"""Whether a cproxy that wants a new session is the one it says it is, come back, or has a copy of that one's state."""
+"""Whether a cproxy that wants a new session is the one it says it is, come back, or has a copy of that one's state; and
+whether one that wants its session back may find it elsewhere."""
 
 from __future__ import annotations
 
@@ -40,3 +41,11 @@ def check_epoch(hello: Hello, session: Session) -> None:
     """Raise PeerError unless the HELLO is newer than every carrier of the session."""
     if hello.epoch <= session.epoch:
         raise PeerError(CloseCode.STALE_EPOCH, "a newer carrier exists", session.epoch)
+
+
+def unknown_session(site: int, by_tag: bool) -> PeerError:
+    """The refusal of a session that `site` does not have. `by_tag`: a balancer has led its client here by the routing
+    tag, so that nobody has it: then the answer names no site, and is final."""
+    if by_tag:
+        return PeerError(CloseCode.UNKNOWN_SESSION, "no such session; the machine that had it is gone, or has lost it")
+    return PeerError(CloseCode.UNKNOWN_SESSION, "no such session; sproxy was restarted, or it expired", site)

@@ -135,6 +135,21 @@ cdef inline uint16_t get_port(const uint8_t *data) noexcept nogil:
 
 # ---- reading
 
+def read_header(bytes data):
+    """(length of the header that the bytes begin with, client): as `header_parse`; the client is (host, port), or None
+    when the header does not name one."""
+    cdef Origin found
+    cdef char text[LONGEST_ADDRESS + 1]
+    cdef int length = header_parse(data, <int>min(len(data), 1 << 20), &found)
+    if length <= 0 or found.family == 0:
+        return length, None
+    if found.family == AF_INET6 and is_mapped(found.source):
+        inet_ntop(AF_INET, found.source + 12, text, sizeof(text))
+    else:
+        inet_ntop(found.family, found.source, text, sizeof(text))
+    return length, (text.decode(), found.source_port)
+
+
 cdef int header_parse(const uint8_t *data, int length, Origin *origin) noexcept nogil:
     """Length of the header that the bytes begin with; 0: there is more to come; -1: there is none, or a wrong one.
 
