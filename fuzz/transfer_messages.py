@@ -2,21 +2,27 @@
 # files or other blocks than there may be; and a name that is taken leads nowhere but into the directory.
 """What senders and receivers of files say to each other, and the names of files."""
 
+import contextlib
 import os
 import tempfile
 
 from mproxy.ground.errors import PeerError
+from mproxy.transfer._rolling import Sketch
 from mproxy.transfer.bundle import parse_bundle
+from mproxy.transfer.coding import decode
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.file_names import BadName
 from mproxy.transfer.messages import (
     BUNDLE,
+    CODED,
     HEADER,
     MOST_CONTROL_BYTES,
     MOST_INDEX,
     MOST_RANGES,
     MOST_SIZE,
+    MOST_SKETCH_BLOCKS,
     WITH_BULK,
+    Coded,
     FileKind,
     MessageType,
     parse_header,
@@ -28,6 +34,7 @@ PLACE = tempfile.mkdtemp(prefix="fuzz-")
 INSIDE = os.path.join(PLACE, "in")
 os.mkdir(INSIDE)
 os.symlink(PLACE, os.path.join(INSIDE, "link"))
+OLDER = os.open("/dev/zero", os.O_RDONLY)
 DESTINATION = IntoDirectory(INSIDE, False)
 
 
@@ -38,6 +45,14 @@ def check_bundle(data):
     except PeerError:
         return
     assert all(entry.at + entry.file.size <= len(data) for entry in entries)
+
+
+def check_coded(data):
+    """It makes a block of the length that it says, or none."""
+    coded = Coded(*CODED.unpack_from(data.ljust(CODED.size, b"\0")))
+    with contextlib.suppress(PeerError):
+        made = decode(coded._replace(length=min(coded.length, LEAF_BYTES)), data[CODED.size:], OLDER)
+        assert made is None or len(made) == min(coded.length, LEAF_BYTES)
 
 
 def check(data):
@@ -51,6 +66,8 @@ def check(data):
     assert length <= (WITH_BULK[kind] + LEAF_BYTES if kind in WITH_BULK else MOST_CONTROL_BYTES)
     if kind == MessageType.BUNDLE:
         check_bundle(data[HEADER.size:])
+    elif kind == MessageType.CODED:
+        check_coded(data[HEADER.size:])
     if kind in WITH_BULK:
         return
     try:
@@ -60,6 +77,9 @@ def check(data):
     if kind == MessageType.WANT:
         assert len(message.ranges) <= MOST_RANGES
         assert all(count > 0 and first + count <= 1 << 33 for first, count in message.ranges)
+    elif kind == MessageType.SKETCH:
+        assert message.count <= MOST_SKETCH_BLOCKS
+        Sketch(message.block_bytes, message.key, message.sums).find(data, 0, len(data), 0)
     elif kind == MessageType.FILE:
         assert message.index <= MOST_INDEX
         assert message.kind == FileKind.PIPE or message.size <= MOST_SIZE

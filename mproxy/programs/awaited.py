@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mproxy.programs.delivery import DeliveryObserver
 from mproxy.transfer.sender import FileSender, SendObserver
-from mproxy.transfer.throttle import Throttle
 from mproxy.transport._packet import EndCode
 from mproxy.transport.observers import DatagramObserver
 
@@ -18,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
+    from mproxy.programs.thrift import Thrift
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.workers import Workers
     from mproxy.transport._datagram_endpoint import Link
@@ -34,9 +34,8 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
     """Sends sources to the first that dials the endpoint that it observes, with what `keying()` gives."""
 
     def __init__(self, loop: Loop, keying: Callable[[], KeyExchange], observer: DeliveryObserver,
-                 rate: int = 0) -> None:
-        """`rate`: as of a Delivery."""
-        self._loop, self._keying, self._observer, self._rate = loop, keying, observer, rate
+                 thrift: Thrift) -> None:
+        self._loop, self._keying, self._observer, self._thrift = loop, keying, observer, thrift
         self._sources: list[SourceFile] = []
         self._readers: Workers | None = None
         self._strangers: set[FileSender] = set()  # who have not shown that they have the keys
@@ -79,6 +78,16 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
         return self._sender.kept_bytes if self._sender is not None else 0
 
     @property
+    def saved_bytes(self) -> int:
+        """That were sent in a shorter way."""
+        return self._sender.saved_bytes if self._sender is not None else 0
+
+    @property
+    def takes_codings(self) -> int:
+        """Of those that we may use; as far as is known."""
+        return self._sender.takes_codings if self._sender is not None else self._thrift.codings
+
+    @property
     def takes_attributes(self) -> bool:
         """Of files, as far as is known."""
         return self._sender is None or self._sender.takes_attributes
@@ -94,8 +103,7 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
         if self._sender is not None or self._over or self._readers is None:
             link.abort(int(EndCode.ABORTED), TAKEN.encode())
             return
-        throttle = Throttle(self._loop, link, self._rate) if self._rate else None
-        stranger = FileSender(link, self._readers, self, self._keying(), throttle)
+        stranger = self._thrift.make_sender(link, self._readers, self, self._keying())
         self._strangers.add(stranger)
         self._loop.call_later(OPEN_WITHIN_US, lambda: self._check_open(stranger))
 

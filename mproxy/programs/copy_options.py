@@ -46,7 +46,7 @@ examples:
 """
 
 # What goes to the end that sends, and to the one that receives.
-SENDERS = ("links", "rules", "update", "limit", "xattrs")
+SENDERS = ("links", "rules", "update", "limit", "xattrs", "delta", "compress")
 RECEIVERS = ("perms", "force", "xattrs")
 
 
@@ -104,6 +104,9 @@ def parse_copy(argv: list[str] | None) -> CopyConfig:
         parser.error(f"missing argument: {('FILE', 'PATH')[len(words)]}; expected FILE... [USER@]HOST:PATH, or"
                      " [USER@]HOST:FILE... PATH")
     take_rules(given)
+    if "compress" in given:  # either side needs what reads and what writes it
+        from mproxy.transfer import zstd
+        zstd.load()
     given["force"] = given.get("force", True)
     datagram = take_datagram(given)
     options = {name: given.pop(name) for name in {*SENDERS, *RECEIVERS} if name in given}

@@ -21,10 +21,12 @@ from mproxy.programs.packet_pipe import PacketPipe
 from mproxy.programs.recv import Recv
 from mproxy.programs.send import check_names
 from mproxy.programs.started import free_udp_port
+from mproxy.programs.thrift import Thrift
 from mproxy.programs.transfer import show_name, with_packet_size
 from mproxy.programs.transfer_config import TransferConfig
 from mproxy.service.exit import USAGE, complain
 from mproxy.service.run import Program, run_program
+from mproxy.transfer import zstd
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.walk import find_sources
 from mproxy.transfer.workers import Workers
@@ -122,6 +124,8 @@ def _configure(request: CopyRequest) -> TransferConfig:
         elif len(paths) > 1:
             raise MproxyError(f"{len(paths)} things fit, but there is no directory {request.renamed}; several are"
                               " copied into one, so name one that exists, or write a slash behind it to have it made")
+        if request.config.compress:
+            zstd.load()
         return request.config.replace(paths=tuple(paths), renamed=request.renamed)
     landing = find_landing(at_home(request.target), request.several)
     make_directory_of(landing)
@@ -205,7 +209,7 @@ class Sending(Program, DeliveryObserver):
         self._dry_run = dry_run
         self._on_found = on_found
         self._left_out: list[tuple[str, str]] = []
-        self._delivery = AwaitedDelivery(loop, self._make_keying, self, config.limit // 8)
+        self._delivery = AwaitedDelivery(loop, self._make_keying, self, Thrift(config, loop))
 
     def _make_keying(self) -> OneTimeKeying:
         assert self._config.secret is not None

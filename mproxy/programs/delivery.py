@@ -25,7 +25,6 @@ from mproxy.programs.reach import Reach
 from mproxy.programs.sounding import Sounding
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.sender import FileSender, SendObserver
-from mproxy.transfer.throttle import Throttle
 from mproxy.transfer.workers import Workers
 from mproxy.transport._packet import EndCode
 
@@ -33,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
+    from mproxy.programs.thrift import Thrift
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
     from mproxy.transport.keying import KeyExchange
@@ -71,14 +71,13 @@ class Delivery(SendObserver):
 
     def __init__(self, loop: Loop, endpoint: DatagramEndpoint, host: str, port: int,
                  look_up: Callable[[], list[Address]], keying: Callable[[], KeyExchange | None],
-                 observer: DeliveryObserver, silence_us: int, rate: int = 0) -> None:
-        """`rate`: bytes of files and what is said of them that may be sent in a second; 0: no limit."""
+                 observer: DeliveryObserver, silence_us: int, thrift: Thrift) -> None:
         self._loop, self._endpoint = loop, endpoint
         self._host, self._port = host, port
         self._look_up, self._keying = look_up, keying
         self._observer = observer
         self._silence_us = silence_us
-        self._rate = rate
+        self._thrift = thrift
         self._asker: Workers | None = None  # the worker that looks names up
         self._sources: list[SourceFile] = []
         self._known: set[SourceFile] = set()  # those whose outcome was told
@@ -94,7 +93,8 @@ class Delivery(SendObserver):
         self._why: tuple[str, int] | None = None  # the last failed dial's (error, code)
         self._over = False
         self._ended: dict[str, int] = {}  # statistics of connections that are over
-        self._sent_bytes = 0
+        self._sent_bytes = self._saved_bytes = 0
+        self.takes_codings = thrift.codings  # of those that we may use, as far as is known
         self._done_before = 0  # bytes of files that were settled over connections before this one
         self._done_last = 0  # bytes of files over the last connection, once it is over
         self.takes_attributes = True  # of files, as far as is known
@@ -123,6 +123,11 @@ class Delivery(SendObserver):
     def sent_bytes(self) -> int:
         """Bytes of files sent, some of them perhaps twice."""
         return self._sent_bytes + (self._sender.sent_bytes if self._sender else 0)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of files that were sent in a shorter way."""
+        return self._saved_bytes + (self._sender.saved_bytes if self._sender else 0)
 
     @property
     def done_bytes(self) -> int:
@@ -190,8 +195,7 @@ class Delivery(SendObserver):
             self._candidate = self._send_over(link)
 
     def _send_over(self, link: Link) -> FileSender:
-        throttle = Throttle(self._loop, link, self._rate) if self._rate else None
-        return FileSender(link, self._readers, self, self._keying(), throttle)
+        return self._thrift.make_sender(link, self._readers, self, self._keying())
 
     def _stop_dialling(self) -> None:
         self._reach = None
@@ -333,7 +337,9 @@ class Delivery(SendObserver):
             self.kept_bytes = sender.kept_bytes
         self._heard_at = sender.link.heard_us
         self.takes_attributes = sender.takes_attributes
+        self.takes_codings = sender.takes_codings
         self._sent_bytes += sender.sent_bytes
+        self._saved_bytes += sender.saved_bytes
         self._done_last = sender.done_bytes
         _add(self._ended, sender.link.statistics)
 

@@ -296,6 +296,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         """Begin to receive. Files made from now on belong to the present user."""
         self._destination = destination_of(self._config, self._expects)
         self._destination.takes_attributes = self._config.xattrs
+        # Who may replace a file may know what its blocks look like; a stranger may not.
+        self._destination.offers_sketches = self._config.force and not self._config.open
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
         self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)

@@ -17,6 +17,7 @@ from mproxy.programs.delivery import Delivery, DeliveryObserver
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
 from mproxy.programs.started import free_udp_port
+from mproxy.programs.thrift import Thrift
 from mproxy.programs.transfer import (
     PARTIAL,
     STATUS_OF_END,
@@ -183,6 +184,7 @@ class Send(Program, DeliveryObserver):
         self._stopped: int | None = None  # the signal that ends it
         self._finished = False
         self._watch = Stopwatch()
+        self._thrift = Thrift(config, loop)
         self._is_quiet = not config.json and not log.writes_info  # what has arrived is not named
 
     def start(self) -> None:
@@ -231,7 +233,7 @@ class Send(Program, DeliveryObserver):
             try:
                 delivery = self._delivery = self._await(config.code, own) if config.code else Delivery(
                     self._loop, self._open(own, addresses), config.host, config.port, look_up,
-                    lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us, config.limit // 8)
+                    lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us, self._thrift)
             except MproxyError as refusal:
                 self._fail(refusal)
                 return
@@ -258,7 +260,7 @@ class Send(Program, DeliveryObserver):
         from mproxy.programs.finding import CodeOffer, say_places
         from mproxy.transport.code_keying import CodeKeying
         delivery = AwaitedDelivery(self._loop, lambda: CodeKeying(code, False, self._wrong_code), self,
-                                   self._config.limit // 8)
+                                   self._thrift)
         self._endpoint = DatagramEndpoint(self._loop, own.fileno(), with_packet_size(self._config.datagram, False),
                                           delivery, most=MOST_STRANGERS)
         port: int = own.getsockname()[1]
@@ -347,6 +349,8 @@ class Send(Program, DeliveryObserver):
         if config.xattrs and not delivery.takes_attributes:
             self._worst = self._worst or PARTIAL
             self._log.warning("xattrs-left-out", why="the receiver was started without --xattrs")
+        for why in self._thrift.complain(delivery.takes_codings):
+            self._log.warning("sent-plainly", why=why)
         self._progress.close()
         if error is None:
             self.exit_status = self._worst
@@ -356,7 +360,7 @@ class Send(Program, DeliveryObserver):
             self.exit_status = STATUS_OF_END.get(code, 1)
             self._complain(error if config.code else end_text(code, explain_refusal(error, config.key), config.host,
                                                               config.port))
-        summary = {"bytes": delivery.sent_bytes, "kept": delivery.kept_bytes,
+        summary = {"bytes": delivery.sent_bytes, "kept": delivery.kept_bytes, "saved": delivery.saved_bytes,
                    "seconds": round(self._watch.seconds, 3), **delivery.statistics}
         if config.json:
             self._write({"status": self.exit_status, **summary})

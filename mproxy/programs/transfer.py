@@ -94,6 +94,10 @@ def add_source_options(parser: OneLineParser, group: argparse._ActionsContainer,
         "skip files that the receiver has with the same size and time"))
     group.add_argument("--xattrs", action="store_true", default=None, help=(
         f"send the extended attributes of files and directories, and with them ACLs{receiver_too}"))
+    group.add_argument("--delta", action="store_true", default=None, help=(
+        "of a changed file that the receiver has, send only what has changed"))
+    group.add_argument("--compress", action="store_true", default=None, help=(
+        "compress (Zstandard) what becomes shorter, where that is faster; both sides need the package zstandard"))
     parser.add(group, "--limit", parse_rate, metavar="RATE", help=(
         "send at most this much: a number with kbit, Mbit or Gbit, a second"))
 

@@ -36,6 +36,8 @@ class TransferConfig(LogConfig):
     rules: Setting[tuple[Rule, ...]] = Setting(())  # of --include and --exclude, in their order
     dry_run = Setting(False)
     update = Setting(False)
+    delta = Setting(False)  # send of a changed file only what has changed
+    compress = Setting(False)
     limit = Setting(0)  # bits a second; 0: no limit
     renamed: Setting[str | None] = Setting(None)  # what the receiver calls the only one of `paths`
     # recv

@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 from mproxy.transfer.messages import MOST_AHEAD
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer.arrival import Arrival
+
 # Digests of the files that are open: 2 TiB of one sender, or a larger file alone, and 8 TiB of all.
 SENDER_DIGEST_BYTES = 64 << 20
 ALL_DIGEST_BYTES = 256 << 20
@@ -34,3 +38,31 @@ class Allowance:
         waiting, self._waiting = self._waiting, {}
         for again in waiting.values():
             again()
+
+
+class Share:
+    """What one sender has of an Allowance; `again` is called when there may be room for one more file."""
+
+    def __init__(self, allowance: Allowance, again: Callable[[], object]) -> None:
+        self._allowance, self._again = allowance, again
+        self._files = self._bytes = 0
+
+    def take(self, arriving: Arrival) -> bool:
+        """Whether it may be opened now."""
+        if not arriving.file.has_data:
+            return True
+        if self._files >= self._allowance.files_each or not self._allowance.take(
+                arriving.digest_bytes, self._bytes, self, self._again):
+            return False
+        arriving.holds = True
+        self._files += 1
+        self._bytes += arriving.digest_bytes
+        return True
+
+    def give(self, arriving: Arrival) -> None:
+        """It has ended."""
+        if arriving.holds:
+            arriving.holds = False
+            self._files -= 1
+            self._bytes -= arriving.digest_bytes
+            self._allowance.give(arriving.digest_bytes)

@@ -8,6 +8,7 @@ from mproxy.transfer.tree import DIGEST_BYTES, block_count
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.arriving import ArrivingFile
+    from mproxy.transfer.basis import Basis
     from mproxy.transfer.messages import End, File, Result
 
 SMALL_BYTES = 16384  # a block this small needs no buffer of a mebibyte; there are never more than MOST_AHEAD of them
@@ -27,6 +28,11 @@ class Arrival:
         self.failure: tuple[Result, str] | None = None  # (Result, text)
         self.end: End | None = None  # the END message
         self.hole_blocks = 0  # that the sender has named
+        self.coded_blocks = 0  # that have come coded
+        self.basis: Basis | None = None  # the older file, if it is to be rebuilt from that
+        self.is_sketched = False  # its sums were sent
+        self.wrong: set[int] = set()  # coded blocks that are not what their digests say
+        self.asked_again = False  # for these
         self.looks = 0  # how often another transfer was found writing it
         self.holds = False  # a part of the Allowance
         self.settled = False

@@ -6,10 +6,12 @@ from mproxy.ground.errors import PeerError
 from mproxy.transfer.messages import (
     BLOCK,
     BUNDLE,
+    CODED,
     HEADER,
     WITH_BULK,
     Block,
     Bundle,
+    Coded,
     MessageType,
     parse_header,
     parse_payload,
@@ -21,6 +23,7 @@ from mproxy.transport.observers import LinkHandler
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.messages import Message
+    Bulk = Block | Bundle | Coded  # what is said of the data that follow
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import KeyExchange
 
@@ -40,7 +43,7 @@ class Conversation(LinkHandler):
         self._refusal = ""  # why we do not trust the peer's key: it is not told
         self._ahead = memoryview(b"")  # what has arrived, from the beginning of a message
         self._at = self._end = 0  # which of these bytes are still to be read
-        self._block: Block | Bundle = Block(0, 0, b"")  # the last block or bundle
+        self._block: Bulk = Block(0, 0, b"")  # the last block or bundle
         self._length = 0  # of its data
         self._data: memoryview | None = None  # where that goes, while the last `_missing` bytes are still to come
         self._missing = 0
@@ -91,11 +94,12 @@ class Conversation(LinkHandler):
         """A message without bulk."""
         raise NotImplementedError
 
-    def block_buffer(self, block: Block | Bundle, length: int) -> bytearray | None:
-        """Where the data of a block or a bundle goes. None: wait; `take_block` will be called with a buffer."""
+    def block_buffer(self, block: Bulk, length: int) -> bytearray | None:
+        """Where the data of a block, coded or not, or of a bundle goes. None: wait; `take_block` will be called with a
+        buffer."""
         raise NotImplementedError
 
-    def on_block(self, block: Block | Bundle, data: memoryview) -> None:
+    def on_block(self, block: Bulk, data: memoryview) -> None:
         """A block or a bundle, its data in the buffer."""
         raise NotImplementedError
 
@@ -150,6 +154,8 @@ class Conversation(LinkHandler):
             self._length = length - own_length
             if kind is MessageType.BLOCK:
                 self._block = Block(*BLOCK.unpack_from(self._ahead, begin))
+            elif kind is MessageType.CODED:
+                self._block = Coded(*CODED.unpack_from(self._ahead, begin))
             else:
                 self._block = Bundle(*BUNDLE.unpack_from(self._ahead, begin))
             buffer = self.block_buffer(self._block, self._length)

@@ -11,6 +11,7 @@ from mproxy.ground.errors import PeerError
 from mproxy.transfer._disk import find
 from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.attributes import AttributesError, give_attributes
+from mproxy.transfer.basis import open_basis
 from mproxy.transfer.file_links import SecondName, is_same, make_link
 from mproxy.transfer.file_names import (
     BadName,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from mproxy.transfer.arriving import Data
+    from mproxy.transfer.basis import Basis
     from mproxy.transfer.messages import File
     from mproxy.transfer.partial import Spread
 
@@ -70,6 +72,7 @@ class Destination:
     takes_holes = True
     takes_attributes = False
     takes_bundles = False
+    offers_sketches = False  # whether senders may know what the files look like that they replace
     spread: Spread  # for long work
 
     def place_of(self, file: File) -> object:
@@ -91,6 +94,10 @@ class Destination:
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
         """What a file is received into; `anew`: the existing file is a different one. On a worker's thread."""
         raise NotImplementedError
+
+    def open_basis(self, _file: File) -> Basis | None:
+        """The older file of this name, which the sender may replace. On a worker's thread."""
+        return None
 
     def open_together(self, files: Sequence[File]) -> list[PartialFile | None]:
         """What small files are received into, already begun. None for one that has to be opened by itself. On a
@@ -171,6 +178,13 @@ class IntoDirectory(Destination):
         finally:
             os.close(directory)
         return may_be(found, file) and found is not None and found.st_mtime_ns == file.mtime_ns
+
+    def open_basis(self, file: File) -> Basis | None:
+        directory, name = self._open_above(file.name)
+        try:
+            return open_basis(directory, name)
+        finally:
+            os.close(directory)
 
     def _open_above(self, path: bytes) -> tuple[int, bytes]:
         """(descriptor of the directory that it lies in, its own name)."""
@@ -267,6 +281,13 @@ class IntoFile(Destination):
             self.make(file)
         return _target(os.open(self.path, _DIRECTORY), os.fsencode(self._name), file, force=self._force,
                        umask=self._umask, spread=self.spread, anew=anew)
+
+    def open_basis(self, _file: File) -> Basis | None:
+        directory = os.open(self.path, _DIRECTORY)
+        try:
+            return open_basis(directory, os.fsencode(self._name))
+        finally:
+            os.close(directory)
 
     def remove_abandoned(self, before_ns: int) -> tuple[int, int]:
         return remove_abandoned(self.path, before_ns, temporary_names(os.fsencode(self._name)))

@@ -9,6 +9,8 @@
     HOLES {index, first block, number of blocks}
     END {index, size, root}
                                                       RESULT {index, code, made, root, text}
+                                                      SKETCH {index, bytes of a block, key, blocks, sums} ...
+    CODED {index, number, digest, coding, length} ...
     BUNDLE {number of entries} entries ...
                                                       ANSWER {what became of each entry}
     BYE                                               BYE
@@ -25,6 +27,12 @@ nothing is waited for, only the connection's window holds it up. `made`, of a di
 A file that was in a bundle may be announced once more by itself. Bundles are answered in order. A FILE is looked at
 when the bundles before it are.
 
+CODED stands for a BLOCK: its data, `length` bytes of them, are written in a shorter way (mproxy.transfer.coding). The
+sender does what the receiver's last HELLO says that it can read. One whose HELLO says that it wants SKETCHes gets them
+before the WANT of a file of which the receiver has an older one: what its blocks look like. What was made of CODED
+blocks, and is not what their digests say, is asked for once more after the END, by a second WANT, and comes in BLOCKs
+and another END.
+
 A RESULT of the sender in place of END says that the source has changed. A root of zeros in END means that the sender
 was asked for only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are
 big-endian. Every length is bounded before anything is allocated.
@@ -37,6 +45,7 @@ import struct
 from collections import namedtuple
 
 from mproxy.ground.errors import PeerError
+from mproxy.transfer._rolling import KEY_BYTES, SUM_BYTES
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
 TYPE_CHECKING = False
@@ -45,7 +54,7 @@ if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     # What `parse_payload` returns.
-    Message: TypeAlias = "ReceiverHello | File | Want | End | Outcome | Holes | Answers | None"
+    Message: TypeAlias = "ReceiverHello | File | Want | End | Outcome | Holes | Answers | SketchPart | None"
 
 TRANSFER_VERSION = 2
 
@@ -61,6 +70,8 @@ MOST_NAME_BYTES = 4096
 MOST_TEXT_BYTES = 1000
 MOST_INDEX = 1 << 31
 MOST_BUNDLE_ENTRIES = 1024
+MOST_SKETCH_BLOCKS = 1 << 18  # of one file: 3 MiB of sums
+LEAST_SKETCH_BYTES = 1024  # of a block
 
 # The largest file offset (off_t).
 MOST_SIZE = (1 << 63) - 1
@@ -70,19 +81,24 @@ UNKNOWN_SIZE = (1 << 64) - 1
 MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
-# Version; of a receiver: files ahead (0: AHEAD), whether it takes holes, attributes, bundles.
-_HELLO = struct.Struct(">HH???x")
+# Version; of a receiver: files ahead (0: AHEAD), whether it takes holes, attributes, bundles; abilities.
+_HELLO = struct.Struct(">HH???B")
 _FILE = struct.Struct(">IBBHqQ16s")  # index, kind, flags, mode, mtime (ns), size, identity; then the names
 _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
 BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
 BUNDLE = struct.Struct(">I")  # number of entries; then these
+CODED = struct.Struct(f">II{DIGEST_BYTES}sB3xI")  # index, number, digest, coding, length; then the data, coded
+_SKETCH = struct.Struct(f">II{KEY_BYTES}sI")  # index, bytes of a block, key, blocks of the whole; then sums of some
 _HOLES = struct.Struct(">III")  # index, first block, number of blocks
 _END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
 _RESULT = struct.Struct(f">IB?2x{DIGEST_BYTES}s")  # index, code, made, root; then text
 
 
 SPARSE, BY_TIME = 1, 2  # flags of a FILE
+
+# Abilities in a HELLO, each of its own: of a receiver, that it reads a coding, and of a sender, that it uses it.
+PACKED, REBUILT = 1, 2  # as codings of a CODED message: compressed; made of an older file
 
 
 class MessageType(enum.IntEnum):
@@ -96,6 +112,8 @@ class MessageType(enum.IntEnum):
     HOLES = 8
     BUNDLE = 9
     ANSWER = 10
+    SKETCH = 11
+    CODED = 12
 
 
 class FileKind(enum.IntEnum):
@@ -126,26 +144,32 @@ _RESULTS = {code.value: code for code in Result}
 _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, MessageType.WANT: _WANT.size,
                 MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
                 MessageType.BYE: 0, MessageType.HOLES: _HOLES.size, MessageType.BUNDLE: BUNDLE.size,
-                MessageType.ANSWER: 1}
+                MessageType.ANSWER: 1, MessageType.SKETCH: _SKETCH.size + SUM_BYTES, MessageType.CODED: CODED.size}
 _MOST_BYTES = {MessageType.BLOCK: BLOCK.size + LEAF_BYTES, MessageType.BUNDLE: BUNDLE.size + LEAF_BYTES,
-               MessageType.ANSWER: MOST_BUNDLE_ENTRIES}
+               MessageType.ANSWER: MOST_BUNDLE_ENTRIES, MessageType.CODED: CODED.size + LEAF_BYTES}
 
 # What is followed by data that go into a buffer of their own; the message itself ends before them.
-WITH_BULK = {MessageType.BLOCK: BLOCK.size, MessageType.BUNDLE: BUNDLE.size}
+WITH_BULK = {MessageType.BLOCK: BLOCK.size, MessageType.BUNDLE: BUNDLE.size, MessageType.CODED: CODED.size}
+
+# As many sums as fit into one SKETCH.
+_SUMS_AT_ONCE = (MOST_CONTROL_BYTES - _SKETCH.size) // SUM_BYTES * SUM_BYTES
 
 
-class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes takes_attributes takes_bundles")):
+class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes takes_attributes takes_bundles abilities",
+                               defaults=(0,))):
     """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES, extended
-    attributes, and bundles."""
+    attributes, and bundles; `abilities`: PACKED, REBUILT. Of a sender only these count."""
 
     __slots__ = ()
     ahead: int
     takes_holes: bool
     takes_attributes: bool
     takes_bundles: bool
+    abilities: int
 
     if TYPE_CHECKING:
-        def __new__(cls, ahead: int, takes_holes: bool, takes_attributes: bool, takes_bundles: bool) -> Self: ...
+        def __new__(cls, ahead: int, takes_holes: bool, takes_attributes: bool, takes_bundles: bool,
+                    abilities: int = 0) -> Self: ...
 
 
 class File(namedtuple("File", "index kind mode mtime_ns size identity name other flags attributes",
@@ -200,6 +224,34 @@ class Block(namedtuple("Block", "index number digest")):
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, number: int, digest: bytes) -> Self: ...
+
+
+class Coded(namedtuple("Coded", "index number digest coding length")):
+    """What a CODED message says of its data: the block's digest, how it is coded, and its own length in bytes."""
+
+    __slots__ = ()
+    index: int
+    number: int
+    digest: bytes
+    coding: int
+    length: int
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, number: int, digest: bytes, coding: int, length: int) -> Self: ...
+
+
+class SketchPart(namedtuple("SketchPart", "index block_bytes key count sums")):
+    """A SKETCH message: sums of some blocks of the receiver's older file, in order; `count`: blocks of all of it."""
+
+    __slots__ = ()
+    index: int
+    block_bytes: int
+    key: bytes
+    count: int
+    sums: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, block_bytes: int, key: bytes, count: int, sums: bytes) -> Self: ...
 
 
 class Bundle(namedtuple("Bundle", "count")):
@@ -265,8 +317,9 @@ def _pack(kind: MessageType, *parts: bytes) -> bytes:
 
 
 def pack_hello(ahead: int = 0, takes_holes: bool = False, takes_attributes: bool = False,
-               takes_bundles: bool = False) -> bytes:
-    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes, takes_attributes, takes_bundles))
+               takes_bundles: bool = False, abilities: int = 0) -> bytes:
+    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes, takes_attributes, takes_bundles,
+                                                abilities))
 
 
 def pack_file(file: File) -> bytes:
@@ -285,6 +338,19 @@ def pack_want(index: int, ranges: Collection[tuple[int, int]]) -> bytes:
 def pack_block_header(index: int, number: int, digest: bytes, length: int) -> bytes:
     """All of a BLOCK message but its data."""
     return HEADER.pack(MessageType.BLOCK, BLOCK.size + length) + BLOCK.pack(index, number, digest)
+
+
+def pack_coded_header(coded: Coded, length: int) -> bytes:
+    """All of a CODED message but its data, `length` bytes as they are coded."""
+    return HEADER.pack(MessageType.CODED, CODED.size + length) + CODED.pack(*coded)
+
+
+def pack_sketch(index: int, block_bytes: int, key: bytes, sums: bytes) -> bytes:
+    """The SKETCH messages of a file: its blocks' sums, SUM_BYTES for each."""
+    count = len(sums) // SUM_BYTES
+    head = _SKETCH.pack(index, block_bytes, key, count)
+    return b"".join(_pack(MessageType.SKETCH, head, sums[at:at + _SUMS_AT_ONCE])
+                    for at in range(0, len(sums), _SUMS_AT_ONCE))
 
 
 def pack_holes(index: int, first: int, count: int) -> bytes:
@@ -344,11 +410,11 @@ def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
 def _parse_hello(payload: bytes) -> ReceiverHello:
     version: int
     ahead: int
-    version, ahead, takes_holes, takes_attributes, takes_bundles = _HELLO.unpack(payload[:_HELLO.size])
+    version, ahead, takes_holes, takes_attributes, takes_bundles, abilities = _HELLO.unpack(payload[:_HELLO.size])
     if version != TRANSFER_VERSION:
         raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
-    return ReceiverHello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes, takes_attributes, takes_bundles)
+    return ReceiverHello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes, takes_attributes, takes_bundles, abilities)
 
 
 def _parse_file(payload: bytes) -> File:
@@ -377,6 +443,15 @@ def _parse_want(payload: bytes) -> Want:
             raise bad("ranges out of order")
         end = first + length
     return Want(index, ranges)
+
+
+def _parse_sketch(payload: bytes) -> SketchPart:
+    index, block_bytes, key, count = _SKETCH.unpack(payload[:_SKETCH.size])
+    part = SketchPart(index, block_bytes, key, count, payload[_SKETCH.size:])
+    if len(part.sums) % SUM_BYTES or not LEAST_SKETCH_BYTES <= part.block_bytes <= LEAF_BYTES or (
+            not len(part.sums) // SUM_BYTES <= part.count <= MOST_SKETCH_BLOCKS):
+        raise bad("a malformed sketch")
+    return part
 
 
 def _parse_holes(payload: bytes) -> Holes:
@@ -409,4 +484,5 @@ def _parse_bye(payload: bytes) -> None:
 _PARSERS: dict[MessageType, Callable[[bytes], Message]] = {
     MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
     MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye,
-    MessageType.HOLES: _parse_holes, MessageType.ANSWER: Answers}
+    MessageType.HOLES: _parse_holes, MessageType.ANSWER: Answers,
+    MessageType.SKETCH: _parse_sketch}

@@ -11,9 +11,12 @@ import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from mproxy.ground.errors import PeerError
 from mproxy.transfer import messages
-from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
-from mproxy.transfer.arrival import SMALL_BYTES, Arrival
+from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance, Share
+from mproxy.transfer.arrival import Arrival
+from mproxy.transfer.arrived_directories import ArrivedDirectories
+from mproxy.transfer.block_buffers import BUFFERS, BlockBuffers
 from mproxy.transfer.bundle import BundleAnswer
 from mproxy.transfer.bundles_in import BundlesInHost, IncomingBundles
 from mproxy.transfer.conversation import Conversation
@@ -22,19 +25,24 @@ from mproxy.transfer.messages import (
     MOST_AHEAD,
     MOST_RANGES,
     Answers,
+    Block,
     Bundle,
+    Coded,
     End,
     File,
     FileKind,
     Holes,
     MessageType,
     Outcome,
+    ReceiverHello,
     Result,
+    SketchPart,
     Want,
     bad,
 )
 from mproxy.transfer.partial import Busy, Cancelled
 from mproxy.transfer.present import Differs
+from mproxy.transfer.rebuilding import Rebuilding, note_wrong, write_coded
 from mproxy.transfer.results import result_of
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
 from mproxy.transfer.workers import Kind, Together, tried
@@ -44,12 +52,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from mproxy.ground.errors import PeerError
     from mproxy.transfer.arriving import ArrivingFile
     from mproxy.transfer.bundle import BundleEntry
+    from mproxy.transfer.conversation import Bulk
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.finishing import Finishing, Written
-    from mproxy.transfer.messages import Block, Message
+    from mproxy.transfer.messages import Message
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import KeyExchange
@@ -57,12 +65,6 @@ if TYPE_CHECKING:
     Ranges = Sequence[tuple[int, int]]
     # What a file is received into and what of it is missing; whether a directory (None) was made now.
     Opened = tuple[ArrivingFile | None, Ranges, bool]
-
-BUFFERS = 6  # of a mebibyte each, for every sender
-
-# For the directories of one sender, whose times are set at the end: enough for a million with short names.
-MOST_DIRECTORY_BYTES = 16 << 20
-DIRECTORY_BYTES = 256  # what one takes besides its name
 
 MOST_PENDING = MOST_RANGES + BUFFERS  # jobs of one file
 _ONE_BLOCK = ((0, 1),)
@@ -106,23 +108,21 @@ class FileReceiver(Conversation, BundlesInHost):
         self._workers = workers
         self._in_order = in_order or workers
         self._observer = observer
-        self._allowance = allowance or Allowance()
+        self._share = Share(allowance or Allowance(), self._open_next)
         self._files: dict[int, Arrival] = {}
         self._queue: deque[Arrival] = deque()  # files that are not yet being opened
         self._directory: Arrival | None = None  # that is being made: what is announced after it may lie in it
-        self._directories: list[tuple[File, bool]] = []  # and whether it was made here
-        self._directory_bytes = 0
-        self._held_files = self._held_bytes = 0  # parts of the Allowance
+        self._directories = ArrivedDirectories()
         self._closing: set[Arrival] = set()  # files that workers are still busy with after the end
         self._next_index = 0
-        self._buffers: list[bytearray | None] = [None] * BUFFERS
-        self._small_buffers = 0  # how many are busy
+        self._buffers = BlockBuffers()
         self._waiting_block = False
         self._whole: tuple[Arrival, Block, memoryview] | None = None  # the only block of a file, whose END comes next
         self._together = Together(workers)  # small files
         self._opening = Kind(self._open_all, self._was_opened)
         self._finishing = Kind(finish_all, self._was_written_with_others)
         self._bundles = IncomingBundles(self, destination, workers)
+        self._rebuilding = Rebuilding(link, destination)
         self._said_bye = False
         self.first: tuple[bytes, bytes] | None = None  # (name, identity) of what the sender announced first
         self.announced = False  # the sender has announced something
@@ -134,8 +134,12 @@ class FileReceiver(Conversation, BundlesInHost):
 
     def on_open(self) -> None:
         self._observer.on_open(self)
+        self._say_hello()
+
+    def _say_hello(self) -> None:
         self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes,
-                                           self._destination.takes_attributes, self._destination.takes_bundles))
+                                           self._destination.takes_attributes, self._destination.takes_bundles,
+                                           self._rebuilding.abilities))
 
     def _take_messages(self) -> None:
         with self._together:
@@ -161,10 +165,13 @@ class FileReceiver(Conversation, BundlesInHost):
             self._on_holes(message)
         elif kind == MessageType.BYE:
             self._on_bye()
-        elif isinstance(message, (Want, Answers)):
+        elif isinstance(message, ReceiverHello):
+            if self._rebuilding.take_hello(message):
+                self._say_hello()
+        elif isinstance(message, (Want, Answers, SketchPart)):
             raise bad("the sender sent a message that only a receiver may send")
 
-    def block_buffer(self, block: Block | Bundle, length: int) -> bytearray | None:
+    def block_buffer(self, block: Bulk, length: int) -> bytearray | None:
         """Where the next block or bundle goes; None while all buffers are busy."""
         self._write_whole()
         if isinstance(block, Bundle):
@@ -175,21 +182,15 @@ class FileReceiver(Conversation, BundlesInHost):
             arriving = self._arriving(block.index)
             if arriving is not None:
                 self._check_block(arriving, block, length)
-        buffer = self._free_buffer(length)
+        buffer = self._buffers.take(length)
         self._waiting_block = buffer is None
         return buffer
 
-    def _free_buffer(self, length: int) -> bytearray | None:
-        """A buffer of that many bytes; None while all are busy."""
-        if length <= SMALL_BYTES and self._small_buffers < MOST_AHEAD:
-            self._small_buffers += 1
-            return bytearray(length)
-        if not self._buffers:
-            return None
-        return self._buffers.pop() or bytearray(LEAF_BYTES)
-
-    def _check_block(self, arriving: Arrival, block: Block, length: int) -> None:
+    def _check_block(self, arriving: Arrival, block: Block | Coded, length: int) -> None:
         file = arriving.file
+        if isinstance(block, Coded):
+            length = block.length
+            self._rebuilding.check(arriving, block)
         if not arriving.asked or arriving.end is not None:
             raise bad("a block of a file that was not requested")
         if file.kind == FileKind.PIPE:
@@ -199,14 +200,16 @@ class FileReceiver(Conversation, BundlesInHost):
         elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
             raise bad("a block outside its file")
 
-    def on_block(self, block: Block | Bundle, data: memoryview) -> None:
+    def on_block(self, block: Bulk, data: memoryview) -> None:
         if isinstance(block, Bundle):
             self._bundles.add(block, data)
             return
         arriving = self._files.get(block.index)
-        self.received_bytes += len(data)
+        self.received_bytes += block.length if isinstance(block, Coded) else len(data)
         if arriving is None or arriving.failure:
             self._release(buffer_of(data))
+        elif isinstance(block, Coded):
+            self._write_coded(arriving, block, data)
         elif arriving.blocks == 1 and self._whole is None:
             self._whole = arriving, block, data
         else:
@@ -217,6 +220,17 @@ class FileReceiver(Conversation, BundlesInHost):
         assert target is not None  # blocks are asked for when it is open
         self._submit(arriving, lambda: target.write_block(block.number, data, block.digest),
                      lambda good, error: self._was_written(arriving, buffer_of(data), good, error))
+
+    def _write_coded(self, arriving: Arrival, block: Coded, data: memoryview) -> None:
+        self._submit(arriving, lambda: write_coded(arriving, block, data),
+                     lambda good, error: self._was_coded_written(arriving, block, data, good, error))
+
+    def _was_coded_written(self, arriving: Arrival, block: Coded, data: memoryview, good: bool,
+                           error: Exception | None) -> None:
+        if isinstance(error, PeerError):
+            self.give_up(EndCode.BAD_PACKET, str(error))
+        is_excused = error is None and not good and note_wrong(arriving, block)
+        self._was_written(arriving, buffer_of(data), good or is_excused, error)
 
     def _write_whole(self) -> None:
         """Write the block that waits for its END; if that has arrived, the file is finished in the same go: with many
@@ -348,7 +362,7 @@ class FileReceiver(Conversation, BundlesInHost):
         if self._files or self._bundles.busy:
             raise bad("the sender said goodbye before its files were complete")
         self._said_bye = True
-        self._workers.submit(lambda: self._destination.dress(self._directories), self._were_dressed)
+        self._workers.submit(lambda: self._destination.dress(self._directories.all), self._were_dressed)
 
     def _were_dressed(self, _result: None, _error: Exception | None) -> None:
         if not self.over:
@@ -361,7 +375,7 @@ class FileReceiver(Conversation, BundlesInHost):
         """Open announced files, in order, as many as may be open."""
         while self._queue and self._directory is None and not self.over:
             arriving = self._queue[0]
-            if not arriving.settled and (arriving.behind > self._bundles.stored or not self._take(arriving)):
+            if not arriving.settled and (arriving.behind > self._bundles.stored or not self._share.take(arriving)):
                 return
             self._queue.popleft()
             if arriving.settled:
@@ -370,26 +384,11 @@ class FileReceiver(Conversation, BundlesInHost):
                 self._directory = arriving
             self._begin(arriving)
 
-    def _take(self, arriving: Arrival) -> bool:
-        """Whether the Allowance lets it be opened now."""
-        if not arriving.file.has_data:
-            return True
-        if self._held_files >= self._allowance.files_each or not self._allowance.take(
-                arriving.digest_bytes, self._held_bytes, self, self._open_next):
-            return False
-        arriving.holds = True
-        self._held_files += 1
-        self._held_bytes += arriving.digest_bytes
-        return True
-
     def _let_go(self, arriving: Arrival) -> None:
         if arriving is self._directory:
             self._directory = None
-        if arriving.holds:
-            arriving.holds = False
-            self._held_files -= 1
-            self._held_bytes -= arriving.digest_bytes
-            self._allowance.give(arriving.digest_bytes)
+        self._rebuilding.close_basis(arriving)
+        self._share.give(arriving)
         self._open_next()
         self._bundles.go_on()
 
@@ -416,7 +415,10 @@ class FileReceiver(Conversation, BundlesInHost):
         try:
             if arriving.settled:
                 raise Cancelled("the connection has ended")
-            return target, target.begin(), False
+            ranges = target.begin()
+            if ranges:
+                self._rebuilding.open_basis(arriving)
+            return target, ranges, False
         except BaseException:
             target.abandon()
             raise
@@ -448,6 +450,7 @@ class FileReceiver(Conversation, BundlesInHost):
         arriving.asked = bool(ranges)
         if not arriving.anew and arriving.target is not None:
             self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
+        self._rebuilding.send_sketch(arriving)
         self.link.send(messages.pack_want(arriving.file.index, ranges))
 
     def _could_not_open(self, arriving: Arrival, error: Exception) -> None:
@@ -461,13 +464,10 @@ class FileReceiver(Conversation, BundlesInHost):
         self._fail(arriving, *result_of(error))
 
     def _note_directory(self, file: File, made: bool) -> bool:
-        """Remember to give it its time at the end; False: there are too many, and the connection is over."""
-        self._directory_bytes += len(file.name) + len(file.attributes) + DIRECTORY_BYTES
-        if self._directory_bytes > MOST_DIRECTORY_BYTES:
+        """False: there are too many, and the connection is over."""
+        if not self._directories.note(file, made):
             self.give_up(EndCode.BAD_PACKET, "more directories than one sender may create")
-            return False
-        self._directories.append((file, made))
-        return True
+        return not self.over
 
     # ---- bundles
 
@@ -524,12 +524,9 @@ class FileReceiver(Conversation, BundlesInHost):
             self._advance(arriving)
 
     def _release(self, buffer: bytearray) -> None:
-        if len(buffer) <= SMALL_BYTES:
-            self._small_buffers -= 1
-        else:
-            self._buffers.append(buffer)
+        self._buffers.give(buffer)
         if self._waiting_block and not self.over:
-            free = self._free_buffer(self.block_length)
+            free = self._buffers.take(self.block_length)
             if free is not None:
                 self._waiting_block = False
                 self.take_block(free)
@@ -543,6 +540,8 @@ class FileReceiver(Conversation, BundlesInHost):
             if arriving.target is not None and code in (Result.CHANGED, Result.DAMAGED):
                 arriving.target.discard()
             self._fail(arriving, code, text)
+        elif arriving.end is not None and arriving.wrong:
+            self._rebuilding.ask_again(arriving)
         elif arriving.end is not None and arriving.target is not None:
             target, end = arriving.target, arriving.end
             self._submit(arriving, lambda: target.finish(end.size, end.root),

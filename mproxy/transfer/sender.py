@@ -14,16 +14,22 @@ from functools import partial
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
 from mproxy.transfer._disk import read_all
+from mproxy.transfer.basis import SKETCH_BYTES_AHEAD
 from mproxy.transfer.bundles_out import BundlesOutHost, OutgoingBundles
+from mproxy.transfer.coding import LEAST_PACKED_BYTES, rebuild_from
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.messages import (
     AHEAD,
+    PACKED,
+    REBUILT,
     Answers,
+    Coded,
     FileKind,
     MessageType,
     Outcome,
     ReceiverHello,
     Result,
+    SketchPart,
     Want,
     bad,
 )
@@ -33,13 +39,17 @@ from mproxy.transfer.workers import Kind, Together, tried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mproxy.transfer.messages import Block, Bundle, Message
+    from mproxy.transfer.arriving import Data
+    from mproxy.transfer.conversation import Bulk
+    from mproxy.transfer.messages import Message
     from mproxy.transfer.source_file import ReadBlock, SourceFile
+    from mproxy.transfer.squeezer import Squeezer
     from mproxy.transfer.throttle import Throttle
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import KeyExchange
     ReadWhole = tuple[bytearray, bytes]  # data, digest
+    CodedBlock = tuple[int, Data, int]  # coding, data, and bytes of these before they were compressed
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
 SMALL_AHEAD = 256  # small files, instead of READ_AHEAD
@@ -64,7 +74,7 @@ class SendObserver:
 class _Reading:
     """A block, or a small file, that is being read or waits to be sent."""
 
-    __slots__ = ("block", "buffer", "done", "error", "holes", "index", "source", "whole")
+    __slots__ = ("block", "buffer", "coded", "done", "error", "holes", "index", "source", "whole")
 
     def __init__(self, source: SourceFile, index: int) -> None:
         self.source = source
@@ -72,6 +82,7 @@ class _Reading:
         self.buffer: bytearray | None = None    # free again once its data is in the connection's ring
         self.done = False                       # it was read
         self.holes: range | None = None         # or blocks of which there is nothing to read
+        self.coded: CodedBlock | None = None    # in place of the block's data
         self.block: ReadBlock | None = None     # None, and no `whole`: behind the end
         self.whole: ReadWhole | None = None     # of a small file: all of it
         self.error: Exception | None = None     # or what went wrong
@@ -92,12 +103,33 @@ def _read_whole(source: SourceFile, data: bytearray | None) -> ReadWhole:
     return data, leaf(data, 0, True)
 
 
+def _code(source: SourceFile, block: ReadBlock, codings: int, squeezer: Squeezer | None) -> CodedBlock | None:
+    """A block in a shorter way, if there is one. On a worker's thread."""
+    number, data, _digest = block
+    coding, sketch = 0, source.sketch
+    if codings & REBUILT and sketch is not None:
+        pieces = rebuild_from(sketch, source.fd, number, data)
+        if pieces is not None:
+            coding, data = REBUILT, pieces
+    length = len(data)
+    if codings & PACKED and squeezer is not None and length >= LEAST_PACKED_BYTES:
+        packed = squeezer.squeeze(data)
+        if packed is not None:
+            coding, data = coding | PACKED, packed
+    return (coding, data, length) if coding else None
+
+
 class FileSender(Conversation, BundlesOutHost):
-    """Sends sources over a Link."""
+    """Sends sources over a Link. `delta`: of a file of which the receiver has an older one only what has changed;
+    `squeezer`: compressed, where it says so."""
 
     def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: KeyExchange | None = None,
-                 throttle: Throttle | None = None) -> None:
+                 throttle: Throttle | None = None, delta: bool = False, squeezer: Squeezer | None = None) -> None:
         super().__init__(link, keying)
+        self._codings = REBUILT * delta | PACKED * (squeezer is not None)  # that may be used
+        self._squeezer = squeezer
+        self.takes_codings = self._codings  # those of them that the receiver reads, as far as is known
+        self._sketch_bytes = 0  # of all sources
         self._out = throttle or link
         self._sources: list[SourceFile] = []
         self._workers = workers
@@ -122,17 +154,18 @@ class FileSender(Conversation, BundlesOutHost):
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
         self.hole_bytes = 0  # that need not be sent
+        self.saved_bytes = 0  # that were sent in a shorter way
 
     @property
     def done_bytes(self) -> int:
         """Bytes of files that have arrived or are on their way."""
-        return self.sent_bytes + self.kept_bytes + self.hole_bytes
+        return self.sent_bytes + self.kept_bytes + self.hole_bytes + self.saved_bytes
 
     def start(self, sources: list[SourceFile]) -> None:
         """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys."""
         self._sources = sources
         self._first_names = sum(1 for source in sources if not source.same_as)
-        self._out.send(messages.pack_hello())
+        self._out.send(messages.pack_hello(abilities=self._codings))
         self._announce()
 
     # ---- of Conversation
@@ -149,6 +182,11 @@ class FileSender(Conversation, BundlesOutHost):
         if isinstance(message, Want):
             source = self._source_of(message.index)
             source.check_wanted(message.ranges)
+            if source.asked_again:
+                self._forget_sketch(source)
+                self._want(message.index, message.ranges)
+                self._send()
+                return
             self._want(message.index, ((0, block_count(source.size)),) if source.compared else message.ranges)
             if source.kind == FileKind.FILE:
                 self.kept_bytes -= source.kept_bytes
@@ -163,21 +201,24 @@ class FileSender(Conversation, BundlesOutHost):
             self._settle(source, message)
         elif isinstance(message, Answers):
             self._take_answers(message)
+        elif isinstance(message, SketchPart):
+            self._take_sketch(self._source_of(message.index), message)
         elif kind == MessageType.BYE:
             self.link.finish()
         elif isinstance(message, ReceiverHello):
             self._most_ahead, self._may_send_holes = message.ahead, message.takes_holes
             self.takes_attributes = message.takes_attributes
+            self.takes_codings = self._codings & message.abilities
             if message.takes_bundles and self._bundles is None:
                 self._bundles = OutgoingBundles(self, self._workers)
             self._announce()
         else:
             raise bad("the receiver sent a message that only a sender may send")
 
-    def block_buffer(self, _block: Block | Bundle, _length: int) -> bytearray | None:
+    def block_buffer(self, _block: Bulk, _length: int) -> bytearray | None:
         raise bad("the receiver sent a message that only a sender may send")
 
-    def on_block(self, block: Block | Bundle, data: memoryview) -> None:
+    def on_block(self, block: Bulk, data: memoryview) -> None:
         """Never called: `block_buffer` offers no buffer."""
 
     def on_sent(self, _link: Link) -> None:
@@ -266,8 +307,22 @@ class FileSender(Conversation, BundlesOutHost):
         else:
             self._aside.appendleft((index, 0))
 
+    def _take_sketch(self, source: SourceFile, part: SketchPart) -> None:
+        if not self.takes_codings & REBUILT:
+            raise bad("the receiver sent a sketch that nobody has asked for")
+        before = source.sketch_bytes
+        source.add_sketch(part)
+        self._sketch_bytes += source.sketch_bytes - before
+        if self._sketch_bytes > SKETCH_BYTES_AHEAD:
+            raise bad("the receiver sent more sketches than a sender has room for")
+
+    def _forget_sketch(self, source: SourceFile) -> None:
+        self._sketch_bytes -= source.sketch_bytes
+        source.forget_sketch()
+
     def _settle(self, source: SourceFile, outcome: Outcome) -> None:
         source.outcome = outcome
+        self._forget_sketch(source)
         source.close()
         self._announced.discard(outcome.index)
         self._settled += 1
@@ -341,10 +396,20 @@ class FileSender(Conversation, BundlesOutHost):
                 continue
             source.reads += 1
             buffer = reading.buffer = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
-            self._workers.submit(partial(source.read_block, number, buffer), partial(self._was_read, reading))
+            self._workers.submit(partial(self._read_block, source, number, buffer), partial(self._was_read, reading))
 
-    def _was_read(self, reading: _Reading, block: ReadBlock | None, error: Exception | None) -> None:
-        reading.block = block
+    def _read_block(self, source: SourceFile, number: int,
+                    buffer: bytearray) -> tuple[ReadBlock | None, CodedBlock | None]:
+        """Read a block, and find a shorter way to write it. On a worker's thread."""
+        block = source.read_block(number, buffer)
+        if block is None or not self.takes_codings or source.compared or source.asked_again:
+            return block, None
+        return block, _code(source, block, self.takes_codings, self._squeezer)
+
+    def _was_read(self, reading: _Reading, found: tuple[ReadBlock | None, CodedBlock | None] | None,
+                  error: Exception | None) -> None:
+        if found is not None:
+            reading.block, reading.coded = found
         self._end_reading(reading, error)
 
     def _was_read_whole(self, reading: _Reading, whole: ReadWhole | None, error: Exception | None) -> None:
@@ -406,10 +471,22 @@ class FileSender(Conversation, BundlesOutHost):
         source.note(number, digest, len(data))
         if source.compared:
             return
+        if self._squeezer is not None:
+            self._squeezer.note(len(data) if reading.coded is None else reading.coded[2])
+        if reading.coded is not None:
+            self._send_coded(index, reading.block, *reading.coded[:2])
+            return
         self.sent_bytes += len(data)
         self._out.send(messages.pack_block_header(index, number, digest, len(data)))
         if data:
             self._out.send(data)
+
+    def _send_coded(self, index: int, block: ReadBlock, coding: int, coded: Data) -> None:
+        number, data, digest = block
+        self.sent_bytes += len(coded)
+        self.saved_bytes += len(data) - len(coded)
+        self._out.send(messages.pack_coded_header(Coded(index, number, digest, coding, len(data)), len(coded)))
+        self._out.send(coded)
 
     def _send_holes(self, source: SourceFile, index: int, holes: range) -> None:
         source.note_holes(holes)

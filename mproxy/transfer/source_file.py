@@ -12,6 +12,7 @@ from functools import cached_property
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import Status, status_of
+from mproxy.transfer._rolling import SUM_BYTES, Sketch
 from mproxy.transfer.attributes import attributes_of
 from mproxy.transfer.holes import has_holes, pieces
 from mproxy.transfer.messages import BY_TIME, MOST_NAME_BYTES, MOST_TIME_NS, SPARSE, UNKNOWN_SIZE, File, FileKind, bad
@@ -21,7 +22,7 @@ from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, ZERO_DIGEST, block_co
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.arriving import Data
-    from mproxy.transfer.messages import Outcome
+    from mproxy.transfer.messages import Outcome, SketchPart
     ReadBlock = tuple[int, Data, bytes]  # number, data, digest
 
 SMALL_BYTES = 16384  # a file this small is sent together with others
@@ -70,6 +71,8 @@ class SourceFile:
     compared = False  # the receiver wants no block but the hash of the whole: it may have the file
     reads = 0  # that workers are doing now
     _leaving = False  # to be closed when they have ended
+    sketch: Sketch | None = None  # of the receiver's older file, once it is complete
+    asked_again = False  # the receiver has, for what it could not rebuild
     status = Status()  # when it was opened
 
     def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
@@ -144,6 +147,30 @@ class SourceFile:
         return SourceFile(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self.follows,
                           same_as=self.same_as, by_time=self.by_time, with_attributes=self.with_attributes)
 
+    @cached_property
+    def _sums(self) -> bytearray:
+        """Of the sketch that is arriving."""
+        return bytearray()
+
+    @property
+    def sketch_bytes(self) -> int:
+        """What has come of a sketch."""
+        return len(self._sums) if "_sums" in self.__dict__ else 0
+
+    def add_sketch(self, part: SketchPart) -> None:
+        """More of the sketch; PeerError if it cannot go on so."""
+        self._sums.extend(part.sums)
+        missing = part.count * SUM_BYTES - len(self._sums)
+        if missing < 0 or self.sketch is not None or (self._asked and not self.compared) or self.kind != FileKind.FILE:
+            raise bad("the receiver sent a sketch that makes no sense")
+        if missing == 0:
+            self.sketch = Sketch(part.block_bytes, part.key, self._sums)
+
+    def forget_sketch(self) -> None:
+        """It is not needed any more."""
+        self.__dict__.pop("_sums", None)
+        self.sketch = None
+
     @property
     def is_spent(self) -> bool:
         """Whether some of it was read that cannot be read again."""
@@ -161,8 +188,10 @@ class SourceFile:
 
     def check_wanted(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Raise PeerError if the receiver asks twice, or for more than there is."""
-        if (self._asked and not self.compared) or not self.has_data:
+        again = self._asked and not self.compared and self.sketch is not None and not self.asked_again and bool(ranges)
+        if (self._asked and not self.compared and not again) or not self.has_data:
             raise bad("the receiver made a request that makes no sense")
+        self.asked_again = again
         # It asks once; or first for the hash, and then for blocks, when its own file turned out to be different.
         self.compared = self.kind == FileKind.FILE and not ranges and not self._asked
         self._asked = True

@@ -313,3 +313,29 @@ def test_an_ipv6_address(host):
     until(lambda: host.copy("--ssh", f"ssh -F {host.config} -o StrictHostKeyChecking=no", "-P", SSHD_PORT, one,
                             f"root@[{address}]:").returncode == 0, 20, "a copy to an IPv6 address")
     assert (host.there / "one").read_bytes() == one.read_bytes()
+
+
+def bytes_of(host):
+    """That have come and gone at the client's interface."""
+    lines = host.run(program=["cat", "/proc/net/dev"]).stdout.splitlines()
+    fields = [line.replace(":", " ").split() for line in lines if ":" in line and not line.strip().startswith("lo:")]
+    return sum(int(field[1]) + int(field[9]) for field in fields)
+
+
+def test_what_has_changed_in_a_large_file(host):
+    """Goal: --delta and --compress, both ways: an insertion in the middle of 30 MB, and text behind it, cost little."""
+    old = os.urandom(30_000_000)
+    new = old[:15_000_001] + b"inserted" + old[15_000_001:] + b"the same line\n" * 200_000
+    (host.home / "f").write_bytes(new)
+    (host.there / "f").write_bytes(old)
+    began = bytes_of(host)
+    done = host.copy("--delta", "--compress", host.home / "f", "server:f")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bytes_of(host) - began < 600_000
+    assert sha256(host.there / "f") == sha256(host.home / "f")
+    (host.home / "f").write_bytes(old)
+    began = bytes_of(host)
+    done = host.copy("--delta", "--compress", "server:f", host.home / "f")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bytes_of(host) - began < 600_000
+    assert sha256(host.there / "f") == sha256(host.home / "f")

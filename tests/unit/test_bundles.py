@@ -203,7 +203,7 @@ def test_no_bundle_before_the_first_file(tmp_path):
 
 
 def test_many_directories_in_bundles_are_too_many(world, monkeypatch):
-    monkeypatch.setattr("mproxy.transfer.receiver.MOST_DIRECTORY_BYTES", 600)
+    monkeypatch.setattr("mproxy.transfer.arrived_directories.MOST_DIRECTORY_BYTES", 600)
     give(world, directory_entry(b"d/1"), directory_entry(b"d/2"), directory_entry(b"d/3"))
     assert "more directories" in world.link.ended
 

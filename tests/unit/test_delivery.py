@@ -28,10 +28,12 @@ def delivery(monkeypatch):
     monkeypatch.setattr(Delivery, "_dial", lambda self, addresses: None)
     monkeypatch.setattr(Delivery, "_dial_anew", lambda self: None)
     observer = Observer()
-    delivery = Delivery(FakeLoop(), None, "receiver", 1, list, lambda: None, observer, 3 * SECOND_US)
+    delivery = Delivery(FakeLoop(), None, "receiver", 1, list, lambda: None, observer, 3 * SECOND_US,
+                        SimpleNamespace(codings=0))
     delivery.start([SourceFile(b"f", FileKind.FILE, "f")], [], None)
     link = SimpleNamespace(heard_us=delivery._loop.now(), statistics={"packets_in": 1}, peer=("receiver", 1))
-    delivery._sender = SimpleNamespace(link=link, sent_bytes=0, kept_bytes=0, done_bytes=0, takes_attributes=False)
+    delivery._sender = SimpleNamespace(link=link, sent_bytes=0, kept_bytes=0, saved_bytes=0, done_bytes=0,
+                                       takes_attributes=False, takes_codings=0)
     delivery.on_over(delivery._sender, "not heard for too long", EndCode.IDLE, False)
     return delivery
 

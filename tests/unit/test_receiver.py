@@ -6,9 +6,10 @@ import pytest
 
 from mproxy.transfer import messages, tree
 from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
+from mproxy.transfer.arrived_directories import MOST_DIRECTORY_BYTES
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.messages import HEADER, MOST_AHEAD, MOST_NAME_BYTES, File, FileKind, MessageType, Result
-from mproxy.transfer.receiver import BUFFERS, MOST_DIRECTORY_BYTES, FileReceiver
+from mproxy.transfer.receiver import BUFFERS, FileReceiver
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
 

@@ -25,10 +25,10 @@ def taken(data):
 
 
 def test_there_and_back():
-    assert taken(messages.pack_hello()) == (MessageType.HELLO, (messages.AHEAD, False, False, False))
-    assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True, False, False))
-    assert taken(messages.pack_hello(60000, False, True, True)) == (
-        MessageType.HELLO, (messages.MOST_AHEAD, False, True, True))
+    assert taken(messages.pack_hello()) == (MessageType.HELLO, (messages.AHEAD, False, False, False, 0))
+    assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True, False, False, 0))
+    assert taken(messages.pack_hello(60000, False, True, True, 3)) == (
+        MessageType.HELLO, (messages.MOST_AHEAD, False, True, True, 3))
     for file in (FILE, FILE._replace(flags=3), FILE._replace(kind=FileKind.LINK, other=b"../f"),
                  FILE._replace(attributes=b"\0\1 x"), FILE._replace(other=b"f", attributes=b"\0")):
         assert taken(messages.pack_file(file)) == (MessageType.FILE, file)

@@ -1,0 +1,84 @@
+"""The older file that a changed one is rebuilt from: its sums go to the sender, pieces of it into the new file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import partial
+
+from mproxy.transfer._rolling import KEY_BYTES, SUM_BYTES, sums_of
+from mproxy.transfer.messages import LEAST_SKETCH_BYTES, MOST_SKETCH_BLOCKS
+from mproxy.transfer.partial import Cancelled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mproxy.transfer.partial import Spread
+
+LEAST_BYTES = 1 << 16  # of the old file and of the new one: less is sent sooner than compared
+MOST_BLOCK_BYTES = 1 << 17
+SKETCH_BYTES_AHEAD = 32 << 20  # of all files of a sender at a time; one for which there is no room is sent whole
+_AT_ONCE_BYTES = 4 << 20  # that a thread sums up in one go
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def block_bytes_for(size: int) -> int:
+    """How long the blocks of a file of `size` bytes are: as many blocks as bytes in one, about, as each block costs
+    sums, and each change a block."""
+    length = LEAST_SKETCH_BYTES
+    while length * length < size and length < MOST_BLOCK_BYTES:
+        length *= 2
+    return length
+
+
+class Basis:
+    """The file of a descriptor, which it takes over, in its first `size` bytes."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd, self._size = fd, size
+        self.block_bytes = block_bytes_for(size)
+        self.key = os.urandom(KEY_BYTES)
+        self.sums = b""  # once `look` has been called
+
+    @property
+    def sketch_bytes(self) -> int:
+        """What its sums take, here and at the sender."""
+        return min(self._size // self.block_bytes, MOST_SKETCH_BLOCKS) * SUM_BYTES
+
+    def look(self, spread: Spread, is_over: Callable[[], bool]) -> None:
+        """Sum it up. OSError; Cancelled as soon as `is_over`. On a worker's thread."""
+        step = _AT_ONCE_BYTES // self.block_bytes
+        count = self.sketch_bytes // SUM_BYTES
+        found = spread(partial(self._sums_in, is_over), [
+            range(first, min(first + step, count)) for first in range(0, count, step)])
+        self.sums = b"".join(sums for _first, sums in sorted(found))
+
+    def _sums_in(self, is_over: Callable[[], bool], blocks: range) -> tuple[int, bytes]:
+        if is_over():
+            raise Cancelled("no longer wanted")
+        data = bytearray(len(blocks) * self.block_bytes)
+        view, at = memoryview(data), blocks.start * self.block_bytes
+        while view and (got := os.preadv(self.fd, [view], at)):
+            view, at = view[got:], at + got
+        return blocks.start, sums_of(data, self.block_bytes, self.key)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+def open_basis(directory: int, name: bytes) -> Basis | None:
+    """The file `name` in the directory of a descriptor; None if it cannot serve."""
+    try:
+        fd = os.open(name, _OPEN, dir_fd=directory)
+    except OSError:
+        return None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size < LEAST_BYTES:
+        os.close(fd)
+        return None
+    return Basis(fd, status.st_size)
