@@ -53,6 +53,11 @@ demo: all  ## watch a connection survive a change of address
 	-@.ci/system-packages demo  # without them the demo does with less, and says so
 	$(RUN) -m mproxy.programs.demo
 
+.PHONY: fleet-demo
+fleet-demo: all  ## watch three sproxies behind two balancers lose machines, and almost nobody notice: SESSIONS=1000
+	@.ci/system-packages fleet
+	$(RUN) contrib/fleet/demo.py $(SESSIONS)
+
 .PHONY: test
 test: all $(DRIVERS) $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring" PROCESSES=0
 	@$(if $(filter-out $(NEEDS_NOTHING),$(TESTS)),.ci/system-packages test)
@@ -73,6 +78,11 @@ fuzz: all $(DRIVERS) $(VENV)/dev-packages  ## hammer parsers and sessions, guide
 .PHONY: soak
 soak: all $(DRIVERS) $(VENV)/dev-packages  ## random schedules against the protocol core: SECONDS=600, SEED=n repeats one
 	$(RUN) -m tests.sim.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: chaos
+chaos: all  ## machines of a fleet die, are cut off and upgraded under load: SECONDS=600, SESSIONS=60, SEED=n repeats one
+	@.ci/system-packages fleet
+	$(RUN) contrib/fleet/chaos.py $(SECONDS) $(or $(SESSIONS),60) $(SEED)
 
 .PHONY: bench
 bench: all $(VENV)/bench-packages  ## whole programs beside their peers; GROUP=relay is one group, QUICK=1 a look at the first
