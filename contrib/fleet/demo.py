@@ -83,15 +83,14 @@ def main(sessions="1000"):
         sys.exit(f"fleet-demo: not a number of sessions: {sessions}")
     print(__doc__.partition("\n\n")[2])
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
-        with Fleet(directory) as fleet:
-            demo = Demo(fleet, int(sessions), began)
-            try:
-                well = demo.run()
-            except AssertionError as error:
-                sys.exit(f"fleet-demo: {error}; {demo.talks.wrong[:3]}")
-            finally:
-                demo.talks.stop()
+    with tempfile.TemporaryDirectory(prefix="fleet-") as directory, Fleet(directory) as fleet:
+        demo = Demo(fleet, int(sessions), began)
+        try:
+            well = demo.run()
+        except AssertionError as error:
+            sys.exit(f"fleet-demo: {error}; {demo.talks.wrong[:3]}")
+        finally:
+            demo.talks.stop()
     print("\nNo connection was lost but those of the machine that is gone, and no byte differs." if well else
           "\nThat was not as it should be.")
     sys.exit(not well)
