@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 
-import kubernetes_validate
 import pytest
-import yaml
 
 from mproxy.programs.options import parse_sproxy
 from tests.meta.sources import ROOT
+
+# Of the packages for tests, which `make test` installs.
+kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="not installed: make test does that")
+yaml = pytest.importorskip("yaml", reason="not installed: make test does that")
 
 DIRECTORY = ROOT / "contrib" / "kubernetes"
 MANIFESTS = [(path.name, document) for path in sorted(DIRECTORY.glob("*.yaml"))
