@@ -90,3 +90,4 @@ class ResetCode(IntEnum):
 
 class WelcomeFeature(IntEnum):
     LISTENS = 1
+    UDP = 2

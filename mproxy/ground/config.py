@@ -287,8 +287,8 @@ class CproxyConfig(ProgramConfig):
     sproxy_host = Setting("")
     sproxy_port: Setting[int] = Setting(None, 1, 65535)  # type: ignore[arg-type]  # no default: always given
 
-    # What carries sessions: `tcp`, or `datagram`: UDP, to the port of the same number.
-    carrier = Setting("tcp")
+    # What carries sessions: `tcp`, `datagram`: UDP, to the port of the same number, or `auto`: UDP where it passes.
+    carrier = Setting("auto")
 
     # HTTP or SOCKS proxy through which sproxy is reached; None: directly.
     proxy: Setting[ProxyWords | None] = Setting(None)
@@ -407,8 +407,8 @@ class SproxyConfig(ProgramConfig):
     # They send whoever comes back to the node that its routing tag names, as long as that is there.
     routed = Setting(False)
 
-    # Listen for carriers over UDP as well, at the port of the same number.
-    udp = Setting(False)
+    # Listen for carriers over UDP as well, at the port of the same number; None: if that can be had.
+    udp: Setting[bool | None] = Setting(None)
 
     # The daemon that a stream without a target goes to; the default is a telnet daemon on this host.
     daemon_host = Setting("127.0.0.1")
@@ -462,6 +462,14 @@ class SproxyConfig(ProgramConfig):
     # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
     # that do not stall; beyond it every stream keeps only what it must have (4 KiB) until others release some.
     memory_limit_bytes = Setting(GIB, 64 * MIB, 1024 * GIB)
+
+    @property
+    def may_take_udp(self) -> bool:
+        """Whether carriers may come over UDP: those are always encrypted, one process has them all, and balancers pass
+        on TCP, unless somebody has seen to more."""
+        if self.udp is not None:
+            return self.udp
+        return not self.plaintext and self.workers == 1 and not self.accept_proxy
 
     @property
     def shown_name(self) -> str:

@@ -1,5 +1,6 @@
-"""Directories that only this user can enter."""
+"""Directories that only this user can enter, and small files in them."""
 
+import contextlib
 import os
 
 from mproxy.ground.errors import MproxyError
@@ -28,3 +29,17 @@ def make_private_directory(path: str) -> None:
         make_private_directories(path)
     except OSError as error:
         raise MproxyError(f"cannot create the directory {path}: {error.strerror}") from None
+
+
+def keep_line(path: str, line: str) -> None:
+    """Have a file with that line, in a private directory; empty: no file. Others see the whole line or the one before;
+    where it cannot be written there is none."""
+    temporary = f"{path}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        if not line:
+            os.unlink(path)
+            return
+        make_private_directories(os.path.dirname(path))
+        with open(temporary, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(f"{line}\n")
+        os.replace(temporary, path)

@@ -49,8 +49,8 @@ def end_unseen(number: int) -> None:
 
 
 def peer_of(fd: int) -> tuple[int, Sockaddr] | None:
-    """Family and address of the other end, if this is a TCP connection."""
-    return _ask(fd, lambda sock: (int(sock.family), sock.getpeername()))
+    """Family and address of the other end, if this is a connected socket."""
+    return _ask(fd, lambda sock: (int(sock.family), sock.getpeername()), (socket.SOCK_STREAM, socket.SOCK_DGRAM))
 
 
 def _came_to(fd: int, places: list[tuple[str, int]]) -> bool:
@@ -60,15 +60,16 @@ def _came_to(fd: int, places: list[tuple[str, int]]) -> bool:
         port == local[1] and where in (local[0], "0.0.0.0", "::") for where, port in places)
 
 
-def _ask(fd: int, question: Callable[[socket.socket], Answer]) -> Answer | None:
-    """What the system answers; None if it is no TCP socket, or has no answer."""
+def _ask(fd: int, question: Callable[[socket.socket], Answer],
+         kinds: tuple[int, ...] = (socket.SOCK_STREAM,)) -> Answer | None:
+    """What the system answers; None if it is no internet socket of that kind, or has no answer."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
         return None
     try:
-        is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
-        return question(sock) if is_tcp else None
+        fits = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type in kinds
+        return question(sock) if fits else None
     except OSError:
         return None
     finally:

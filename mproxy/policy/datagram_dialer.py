@@ -1,12 +1,16 @@
 """Finds a new carrier over datagrams (`--carrier datagram`), where `dialer` connects over TCP.
 
-One attempt at a time: it looks the name up and dials its addresses, one beside the other (RFC 8305), until one answers;
-with that it agrees on keys, and says HELLO. The engine repeats what gets lost, so more attempts would not help. The
-links of all attempts, and the one that carries the session, have one socket: when the network has changed each of them
-sends a packet from the new address at once, and goes on. The pauses are those of every dial (mproxy.policy.backoff).
+One attempt at a time: it dials the address that last welcomed us, looks the name up meanwhile, and dials the others,
+one beside the other (RFC 8305), until one answers; with that it agrees on keys, and says HELLO. The engine repeats what
+gets lost, so more attempts would not help. The links of all attempts, and the one that carries the session, have one
+socket: when the network has changed each of them sends a packet from the new address at once, and goes on. The pauses
+are those of every dial (mproxy.policy.backoff).
 """
 
 from __future__ import annotations
+
+import contextlib
+import socket
 
 from mproxy.carrier._datagram_carrier import DatagramCarrier, is_busy
 from mproxy.ground.config import format_host_port
@@ -15,7 +19,8 @@ from mproxy.ground.words import is_loopback
 from mproxy.io._socket import Target
 from mproxy.io.bind import open_udp
 from mproxy.policy.dial_schedule import DialSchedule
-from mproxy.policy.paths import Paths
+from mproxy.policy.network import outgoing_device
+from mproxy.policy.paths import Paths, Way
 from mproxy.policy.resolver import interleave
 from mproxy.policy.stagger import Stagger
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
@@ -46,14 +51,15 @@ RECEIVE_BYTES = 65536
 
 class DatagramDialer:
     """As `policy.dialer.Dialer`, over datagrams. `make_keying()`: our side of one agreement on keys; `heard()` is
-    called when an address has answered."""
+    called when an address has answered; `paths`: what is known of the ways, if another dialer knows it, too."""
 
     follows_routes = False  # its socket has no address of its own: each packet leaves by the route of the moment
     stays = False
     device = None
 
     def __init__(self, loop: Loop, resolver: Resolver, config: CproxyConfig, observer: DialObserver,
-                 make_keying: Callable[[], Keying], heard: Callable[[], object] = lambda: None) -> None:
+                 make_keying: Callable[[], Keying], heard: Callable[[], object] = lambda: None,
+                 paths: Paths | None = None) -> None:
         self.heard = heard
         self.loop = loop
         self.resolver = resolver
@@ -61,14 +67,19 @@ class DatagramDialer:
         self.timeout_us = config.connect_timeout_us
         self.observer = observer
         self.make_keying = make_keying
-        self.paths = Paths()  # nothing is learned
+        self.paths = Paths() if paths is None else paths
         self.running = False
         local = is_loopback(config.sproxy_host)
         self._config = for_session(
             config.session, LOOPBACK_PACKET_BYTES if local else JUMBO_PACKET_BYTES)
         self._schedule = DialSchedule(loop, self._begin)
         self._attempt: LinkAttempt | None = None
+        self._answered: Way | None = None  # where the last attempt was turned away
         self._endpoint: DatagramEndpoint | None = None
+        # Connected to where we were welcomed, as that of the carrier is to nobody: by it the worker after this one
+        # learns where its predecessor's carrier led (programs/succession).
+        self._signpost: socket.socket | None = None
+        self._leaves_signpost = config.keeper
 
     @property
     def next_try_at(self) -> int | None:
@@ -108,7 +119,9 @@ class DatagramDialer:
                 self._begin()
 
     def shun_answered(self) -> None:
-        """The next attempt may reach another one of its addresses."""
+        """Try the address that last turned us away after the others: another sproxy with the same key answers there."""
+        if self._answered is not None:
+            self.paths.is_elsewhere(self._answered)
 
     def close(self, closed: Callable[[], object]) -> None:
         """End; call `closed` when the last words have arrived, or it is too late for that."""
@@ -156,12 +169,25 @@ class DatagramDialer:
         attempt.release()
         self._attempt = None
         self.stop()
+        if attempt.way is not None:
+            self.paths.welcomed(attempt.way, outgoing_device(attempt.way.address))
+            self._set_signpost(attempt.way)
         self.observer.on_welcome(link, caller, welcome)
+
+    def _set_signpost(self, way: Way) -> None:
+        if self._signpost is not None:
+            self._signpost.close()
+            self._signpost = None
+        if self._leaves_signpost:
+            self._signpost = socket.socket(way.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            with contextlib.suppress(OSError):
+                self._signpost.connect(way.address)
 
     def attempt_failed(self, attempt: LinkAttempt, error: Exception) -> None:
         """It has not; a PeerError means that the other end said so, or is not an sproxy."""
         attempt.close()
         self._attempt = None
+        self._answered = attempt.way
         self._schedule.failed()
         if isinstance(error, PeerError) and attempt.caller is not None:
             self.observer.on_turned_away(error, attempt.caller)
@@ -179,15 +205,19 @@ class LinkAttempt(LinkHandler):
         self.caller: Caller | None = None  # once there are keys
         self._dialer = dialer
         self._endpoint = endpoint
-        self._links: list[Link] = []
+        self.way: Way | None = None  # to what has answered
+        self._links: dict[Link, Way] = {}
         self._link: Link | None = None  # the one that has answered
         self._keying = dialer.make_keying()
         self._buffer = bytearray(RECEIVE_BYTES)
         self._is_open = True
         self._errors: list[str] = []
-        self._ways: Stagger[Address] = Stagger(dialer.loop, self._dial, self._fail_if_over)
-        self._request: Request | None = dialer.resolver.resolve(*dialer.sproxy, self._resolved)
+        self._ways: Stagger[Way] = Stagger(dialer.loop, self._dial, self._fail_if_over, dialer.paths.pause_us)
         self._timer: Timer = dialer.loop.call_later(dialer.timeout_us, self._time_out)
+        self._request: Request | None = dialer.resolver.resolve(*dialer.sproxy, self._resolved)
+        known = [way for way in dialer.paths.known(outgoing_device) if way.device is None]  # the socket has none
+        if known and not dialer.paths.is_sour(known[0]):
+            self._go_on(known)
 
     def release(self) -> None:
         """Touch nothing any more; the link that has answered is the caller's."""
@@ -231,19 +261,28 @@ class LinkAttempt(LinkHandler):
     def _resolved(self, addresses: list[Address], error: str | None) -> None:
         self._request = None
         if error is not None:
-            self._fail(OSError(error))
-            return
-        self._ways.left = interleave(addresses)
-        self._ways.go_on()
+            self._errors.append(error)
+        ways = [Way(family, sockaddr) for family, sockaddr in interleave(addresses)]
+        tried = set(self._links.values())
+        self._go_on(self._dialer.paths.in_order([way for way in ways if way not in tried]))
 
-    def _dial(self, address: Address) -> bool:
-        _family, sockaddr = address
-        target = Target(format_host_port(sockaddr[0], sockaddr[1]), [address])
-        self._links.append(self._endpoint.connect(target, self))
+    def _go_on(self, ways: list[Way]) -> None:
+        """Dial these, unless one has answered; the first at once if no other is being tried."""
+        if self._link is not None:
+            return
+        self._ways.left = ways
+        if not self._links:
+            self._ways.go_on()
+        elif ways:
+            self._ways.wait(self._dialer.paths.pause_us(ways[0]))
+
+    def _dial(self, way: Way) -> bool:
+        target = Target(format_host_port(way.address[0], way.address[1]), [(way.family, way.address)])
+        self._links[self._endpoint.connect(target, self)] = way
         return True
 
     def _fail_if_over(self) -> None:
-        if self._link is None and not self._links:
+        if self._link is None and not self._links and self._request is None:
             self._fail(OSError("; ".join(dict.fromkeys(self._errors)) or "no address found"))
 
     # ---- told by the links
@@ -254,6 +293,7 @@ class LinkAttempt(LinkHandler):
             return
         if self._link is None:
             self._link = link
+            self.way = self._links[link]
             self._ways.stop()
             for other in self._links:
                 if other is not link:
@@ -295,7 +335,7 @@ class LinkAttempt(LinkHandler):
         """The link is over."""
         if not self._is_open:
             return
-        self._links.remove(link)
+        del self._links[link]
         where = f"UDP: {reason or 'ended without a reason'} ({format_host_port(*link.peer)})"
         if link is self._link:
             self._fail(OSError(where))

@@ -135,6 +135,11 @@ class Dialer(CandidateObserver):
             attempt.cancel()
         self._attempts = []
 
+    @property
+    def has_said_hello(self) -> bool:
+        """Whether sproxy may have heard HELLO from the candidate."""
+        return self._candidate is not None and self._candidate.caller.finished
+
     def close(self, closed: Callable[[], object]) -> None:
         """End, then call `closed`."""
         self.stop()

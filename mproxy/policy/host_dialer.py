@@ -23,17 +23,20 @@ from mproxy.policy.via_dialer import ViaDialer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
+    from typing import Any
 
-    from mproxy.carrier._tcp_carrier import TcpCarrier
+    from mproxy.carrier._carrier import Carrier
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Logger
     from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.datagram_dialer import DatagramDialer
     from mproxy.policy.dialer import Dialer
     from mproxy.policy.paths import Paths
+    from mproxy.policy.race_dialer import RaceDialer
     from mproxy.transport.keying import LinkKeys
+    Direct = Dialer | DatagramDialer | RaceDialer
 
 # How long the port alone is tried: while somebody waits for the session to begin, and later, when an outage most likely
 # concerns both ways.
@@ -52,7 +55,7 @@ class HostDialer:
     `trust(fingerprint)` says which key sproxy has."""
 
     def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger,
-                 make_direct: Callable[[int, DialObserver], Dialer], trust: Callable[[str], object]) -> None:
+                 make_direct: Callable[[int, DialObserver], Direct], trust: Callable[[str], object]) -> None:
         self.loop = loop
         self.observer = observer
         self._host = config.direct or ""
@@ -61,8 +64,8 @@ class HostDialer:
         self._trust = trust
         self._record = HostRecord(config.state_dir, config.name or self._host)
         self._via = ViaDialer(loop, config, _ViaObserver(self), log, self._heard)
-        self._direct: Dialer | None = None
-        self._carrying: Dialer | ViaDialer = self._via
+        self._direct: Direct | None = None
+        self._carrying: Direct | ViaDialer = self._via
         self._has_begun = False  # there was a welcome
         self._is_moving = False  # a session that ssh carries is on its way to the port
         self._timer: Timer | None = None  # of the next thing to be done
@@ -150,11 +153,12 @@ class HostDialer:
     def close(self, closed: Callable[[], object]) -> None:
         """End, then call `closed`."""
         self.stop()
-        self._via.close(closed)
+        direct = self._direct
+        self._via.close(closed if direct is None else lambda: direct.close(closed))
 
-    def make_carrier(self, sock: socket.socket, tls: Encryption | None) -> TcpCarrier:
-        """The carrier on the socket of the last welcome."""
-        return self._carrying.make_carrier(sock, tls)
+    def make_carrier(self, connection: Any, keys: Encryption | None) -> Carrier:
+        """The carrier on the connection of the last welcome."""
+        return self._carrying.make_carrier(connection, keys)
 
     # ---- one way after the other
 
@@ -214,30 +218,30 @@ class HostDialer:
         elif not self._via.running:
             self._start_via()
 
-    def direct_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+    def direct_welcomed(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         assert self._direct is not None
         self._carrying = self._direct
         self._record.note(is_shut=False)
         self._via.keep_terminal()
-        self._welcomed(sock, caller, welcome)
+        self._welcomed(connection, caller, welcome)
 
     # ---- what the command tells
 
-    def via_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+    def via_welcomed(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._carrying = self._via
         if self._direct is not None:
             self._direct.stop()
-        self._welcomed(sock, caller, welcome)
+        self._welcomed(connection, caller, welcome)
         if self._direct is not None:
             self._wait(MOVE_AFTER_US, self._move)
 
-    def _welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+    def _welcomed(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._cancel_timer()
         self._has_begun = True
         self._is_moving = False
         if self._carrying is not self._via:
             self._via.stop()
-        self.observer.on_welcome(sock, caller, welcome)
+        self.observer.on_welcome(connection, caller, welcome)
 
     def via_failed(self) -> None:
         """The port was left alone while there was an answer through ssh."""
@@ -264,8 +268,8 @@ class _DirectObserver(DialObserver):
     def make_caller(self, keys: LinkKeys | None = None) -> Caller:
         return self._host.observer.make_caller(keys)
 
-    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
-        self._host.direct_welcomed(sock, caller, welcome)
+    def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
+        self._host.direct_welcomed(connection, caller, welcome)
 
     def on_dial_failed(self, why: str) -> None:
         self._host.direct_failed()
@@ -292,8 +296,8 @@ class _ViaObserver(DialObserver):
     def make_caller(self, keys: LinkKeys | None = None) -> Caller:
         return self._host.observer.make_caller(keys)
 
-    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
-        self._host.via_welcomed(sock, caller, welcome)
+    def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
+        self._host.via_welcomed(connection, caller, welcome)
 
     def on_dial_failed(self, why: str) -> None:
         self._host.via_failed()

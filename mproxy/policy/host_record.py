@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 
-from mproxy.ground.private_directory import make_private_directories
+from mproxy.ground.private_directory import keep_line
 from mproxy.ground.words import percent_encoded
 
 _LINE = re.compile(r"([0-9]{1,5}) (SHA256:[A-Za-z0-9+/]{43}) (open|shut)\n?")
@@ -52,15 +52,5 @@ class HostRecord:
             self.port, self.key, self.is_shut = int(match[1]), match[2], match[3] == "shut"
 
     def _write(self) -> None:
-        """Others see the whole line or the one before; where it cannot be written, nothing is remembered."""
-        if self._path is None:
-            return
-        temporary = f"{self._path}.{os.getpid()}"
-        line = f"{self.port} {self.key} {'shut' if self.is_shut else 'open'}\n"
-        try:
-            make_private_directories(os.path.dirname(self._path))
-            with open(temporary, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                file.write(line)
-            os.replace(temporary, self._path)
-        except OSError:
-            pass
+        if self._path is not None:
+            keep_line(self._path, f"{self.port} {self.key} {'shut' if self.is_shut else 'open'}")

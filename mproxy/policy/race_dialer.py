@@ -2,15 +2,20 @@
 
 1. Datagrams have a head start; then TCP is dialled beside them, and the first welcome ends the other. So where UDP is
    blocked nobody waits longer than the head start.
-2. As soon as sproxy has answered over UDP TCP is left alone, as sproxy should not see two of our carriers compete; it
-   joins again if that answer leads to nothing.
+2. As soon as sproxy has answered over UDP TCP is left alone, or UDP, if HELLO was already said over TCP: sproxy should
+   not see two of our carriers compete. The other joins again if that leads to nothing.
 3. If TCP was faster UDP counts as blocked: it is tried after a minute, then after twice as long each time, up to half
    an hour, and whenever the network has changed. A session that TCP carries then moves by an ordinary resume.
-4. What is reported of failed dials is what TCP says: that UDP is blocked is no news.
+4. An sproxy that says over TCP that it takes no carriers over UDP, as older ones do by saying nothing, is not asked
+   over UDP again until it says something else. Both is remembered from one run to the next (`policy.udp_record`).
+5. Where every millisecond of the start counts (`starts_quickly`: --stdio, and ssh) the first dial is TCP's, whose code
+   is loaded anyway, and a session that has lasted for a while moves.
+6. What is reported of failed dials is what TCP says: that UDP is blocked is no news.
 """
 
 from __future__ import annotations
 
+from mproxy._wire import WelcomeFeature
 from mproxy.policy.dialer import DialObserver
 
 TYPE_CHECKING = False
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from mproxy.policy.datagram_dialer import DatagramDialer
     from mproxy.policy.dialer import Dialer
     from mproxy.policy.paths import Paths
+    from mproxy.policy.udp_record import UdpRecord
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import LinkKeys
 
@@ -37,35 +43,51 @@ ANSWERED_US = 1_000_000
 AGAIN_US = 60_000_000
 MOST_AGAIN_US = 1_800_000_000
 
-# A session that TCP carries: how long after a change of the network, and for how long, UDP is tried.
+# A session that TCP carries: how long after that began or the network changed, and for how long, UDP is tried.
 MOVE_AFTER_US = 500_000
 MOVE_US = 5_000_000
 
+# With `starts_quickly`: how long TCP is tried alone, and after its welcome, when UDP is tried. What is over by then, as
+# most commands through ssh are, has had no use for it.
+QUICKLY_US = 1_000_000
+SETTLED_US = 3_000_000
+
 
 class RaceDialer:
-    """As `policy.dialer.Dialer`. `make_tcp(observer)` and `make_datagram(observer, heard)` make the two; `heard()` is
-    called when sproxy has answered over UDP."""
+    """As `policy.dialer.Dialer`. `make_tcp(observer)` and `make_datagram(observer, heard, paths)` make the two, the
+    second when it is needed first; `heard()` is called when sproxy has answered over UDP, `paths` is what both know."""
 
-    def __init__(self, loop: Loop, observer: DialObserver, make_tcp: Callable[[DialObserver], Dialer],
-                 make_datagram: Callable[[DialObserver, Callable[[], object]], DatagramDialer]) -> None:
+    def __init__(self, loop: Loop, observer: DialObserver, record: UdpRecord, starts_quickly: bool,
+                 make_tcp: Callable[[DialObserver], Dialer],
+                 make_datagram: Callable[[DialObserver, Callable[[], object], Paths], DatagramDialer]) -> None:
         self.loop = loop
         self.observer = observer
+        self._record = record
+        self._starts_quickly = starts_quickly  # and there was no welcome yet
+        self._make_datagram = make_datagram
         self._tcp = make_tcp(_TcpObserver(self))
-        self._datagram = make_datagram(_DatagramObserver(self), self._heard)
+        self._datagram: DatagramDialer | None = None
         self._carrying: Dialer | DatagramDialer = self._tcp
         self._on_tcp = False     # TCP carries a session
-        self._is_moving = False  # and that is on its way to UDP
-        self._failures = 0       # times in a row that UDP did not pass
-        self._again_at = 0       # when to try it again
+        self._ends: tuple[str, str] | None = None  # its addresses: sproxy's and ours
+        self._is_moving = False  # a session that TCP carries is on its way to UDP
+        self._is_answered = False  # sproxy has answered over UDP since it is being dialled
+        blocked_s, self._failures = record.blocked(MOST_AGAIN_US // 1_000_000)  # times in a row that UDP did not pass
+        self._again_at = self.loop.now() + blocked_s * 1_000_000  # when to try it again
         self._timer: Timer | None = None  # of the next thing to be done
 
     # ---- what the others see of it
 
     @property
+    def running(self) -> bool:
+        """Whether it dials for a carrier that is needed."""
+        return not self._is_moving and (self._tcp.running or self._tries_udp())
+
+    @property
     def next_try_at(self) -> int | None:
         """When the next attempt begins, in the loop's time; None while none is due."""
-        found = [at for at in (self._tcp.next_try_at, self._datagram.next_try_at) if at is not None]
-        return min(found, default=None)
+        found = [dialer.next_try_at for dialer in (self._tcp, self._datagram) if dialer is not None]
+        return min((at for at in found if at is not None), default=None)
 
     @property
     def follows_routes(self) -> bool:
@@ -84,19 +106,29 @@ class RaceDialer:
 
     @property
     def paths(self) -> Paths:
-        """What is known of the paths for TCP."""
+        """What is known of the paths."""
         return self._tcp.paths
 
     def start(self) -> None:
         """Dial until a carrier is welcomed; does nothing if that is under way."""
+        if self._is_moving and self._is_answered:
+            # sproxy closes the old carrier when it welcomes the new one, and that may be seen before the welcome.
+            self._on_tcp = self._is_moving = False
+            self._wait(ANSWERED_US, self._start_tcp)
+            return
         if self._is_moving:
             self.stop()  # what it was to replace was lost
-        if self._tcp.running or self._datagram.running:
+        if self.running:
             return
-        if self.loop.now() < self._again_at:
+        if not self._record.is_offered or self.loop.now() < self._again_at:
             self._start_tcp()
+        elif self._starts_quickly:
+            self._is_answered = False
+            self._tcp.start()
+            self._wait(QUICKLY_US, self._start_udp)
         else:
-            self._datagram.start()
+            self._is_answered = False
+            self._start_udp()
             self._wait(HEAD_START_US, self._start_tcp)
 
     def stop(self) -> None:
@@ -104,38 +136,44 @@ class RaceDialer:
         self._cancel_timer()
         self._on_tcp = self._is_moving = False
         self._tcp.stop()
-        self._datagram.stop()
+        self._stop_udp()
 
     def ease(self) -> None:
         """Begin nothing more."""
         self._cancel_timer()
         self._tcp.ease()
-        self._datagram.ease()
+        if self._datagram is not None:
+            self._datagram.ease()
         self._plan_move()
 
     def hurry(self, newcomer: bool) -> None:
         """An application waits, or has just come."""
         self._tcp.hurry(newcomer)
-        self._datagram.hurry(newcomer)
+        if self._datagram is not None:
+            self._datagram.hurry(newcomer)
 
     def network_changed(self) -> None:
         """What was found out about UDP may not hold any more; try again at once, if a carrier is wanted at all."""
         self._failures = self._again_at = 0
         self._tcp.network_changed()
-        self._datagram.network_changed()
-        if self._tcp.running and not self._datagram.running:
-            self._datagram.start()
-        elif not self._tcp.running:
+        if self._datagram is not None:
+            self._datagram.network_changed()
+        if self._tcp.running:
+            if self._record.is_offered:
+                self._start_udp()
+        else:
             self._plan_move(MOVE_AFTER_US)
 
     def shun_answered(self) -> None:
         """Try the other addresses first."""
         self._tcp.shun_answered()
+        if self._datagram is not None:
+            self._datagram.shun_answered()
 
     def close(self, closed: Callable[[], object]) -> None:
         """End, then call `closed`."""
         self.stop()
-        self._datagram.close(closed)
+        (self._datagram or self._tcp).close(closed)
 
     def make_carrier(self, connection: Any, keys: Encryption | None) -> Carrier:
         """The carrier on the connection of the last welcome."""
@@ -156,34 +194,56 @@ class RaceDialer:
         self._cancel_timer()
         self._tcp.start()
 
+    def _start_udp(self) -> None:
+        self._cancel_timer()
+        if self._datagram is None:
+            self._datagram = self._make_datagram(_DatagramObserver(self), self._heard, self._tcp.paths)
+        self._datagram.start()
+
+    def _stop_udp(self) -> None:
+        if self._datagram is not None:
+            self._datagram.stop()
+
+    def _tries_udp(self) -> bool:
+        return self._datagram is not None and self._datagram.running
+
     def _heard(self) -> None:
         """sproxy answers over UDP."""
-        if not self._is_moving:
+        self._is_answered = True
+        if self._is_moving:
+            return
+        if self._tcp.has_said_hello:
+            self._stop_udp()
+            self._wait(ANSWERED_US, self._start_udp)
+        else:
             self._tcp.stop()
             self._wait(ANSWERED_US, self._start_tcp)
 
     def _plan_move(self, after_us: int = 0) -> None:
         """Look again in a while whether UDP passes, if TCP carries the session."""
-        if self._on_tcp and not self._is_moving:
+        if self._on_tcp and self._record.is_offered and not self._is_moving:
             self._wait(max(after_us, self._again_at - self.loop.now()), self._move)
 
     def _move(self) -> None:
         self._timer = None
         if not self.observer.still_wanted():
-            self._is_moving = True
-            self._datagram.start()
+            self._is_moving, self._is_answered = True, False
+            self._start_udp()
             self._wait(MOVE_US, self._stay)
 
     def _stay(self) -> None:
         """UDP does not pass."""
         self._is_moving = False
-        self._datagram.stop()
+        self._stop_udp()
         self._note_blocked()
         self._plan_move()
 
     def _note_blocked(self) -> None:
-        self._again_at = self.loop.now() + min(AGAIN_US << min(self._failures, 8), MOST_AGAIN_US)
+        pause_us = min(AGAIN_US << min(self._failures, 8), MOST_AGAIN_US)
+        self._again_at = self.loop.now() + pause_us
         self._failures += 1
+        if self._ends is not None:
+            self._record.note_blocked(pause_us // 1_000_000, self._failures, *self._ends)
 
     # ---- what they tell
 
@@ -199,19 +259,36 @@ class RaceDialer:
             self._start_tcp()
 
     def datagram_welcomed(self, link: Link, caller: Caller, welcome: Welcome) -> None:
+        assert self._datagram is not None
         self._failures = self._again_at = 0
+        self._record.passes()
         self._carrying = self._datagram
-        self.stop()
+        self._welcomed()
         self.observer.on_welcome(link, caller, welcome)
 
     def tcp_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
-        if self._datagram.running:
-            self._note_blocked()
+        was_slower, was_quick = self._tries_udp() and not self._is_answered, self._starts_quickly
         self._carrying = self._tcp
-        self.stop()
+        self._welcomed()
         self._on_tcp = True
-        self._plan_move()
+        self._ends = addresses_of(sock)
+        self._record.offer(bool(welcome.features & WelcomeFeature.UDP))
+        if was_slower and self._record.is_offered:
+            self._note_blocked()
+        self._plan_move(SETTLED_US if was_quick else MOVE_AFTER_US)
         self.observer.on_welcome(sock, caller, welcome)
+
+    def _welcomed(self) -> None:
+        self._starts_quickly = False
+        self.stop()
+
+
+def addresses_of(sock: socket.socket) -> tuple[str, str] | None:
+    """The peer's and ours; None if it has just been reset."""
+    try:
+        return sock.getpeername()[0], sock.getsockname()[0]
+    except OSError:
+        return None
 
 
 class _TcpObserver(DialObserver):

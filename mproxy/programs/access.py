@@ -92,7 +92,7 @@ class Access:
         self.fingerprint = fingerprint(find_spki(pem, "the host key"))
         secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
         self.tags = Tags(secret, self._config.session.session_ttl_us, self._config.node)
-        if self._config.udp:
+        if self._config.may_take_udp:
             from mproxy.transport.keying import KeyPair
             self._pair = KeyPair(pem, self._config.host_key_file or "the key")
 

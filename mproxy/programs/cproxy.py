@@ -319,7 +319,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._note_loss()
         if self._carrier_wanted():
             self._reconnect.needed()
-        else:
+        elif not planned:
             self._end_session(CloseCode.ORDERLY, "lost while idle")
 
     def _note_loss(self, waited_us: int = 0) -> None:

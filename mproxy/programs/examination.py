@@ -438,4 +438,4 @@ class Examination:
             else:
                 text = f"datagrams do not get there: {reason_of(answer)}"
             passes = None if answer is None else isinstance(answer, bytes) or answer.errno == errno.ECONNREFUSED
-            yield CheckResult("udp", NOTE, f"{text} (mproxy send needs UDP, sessions do not)", passes=passes)
+            yield CheckResult("udp", NOTE, f"{text} (sessions go over TCP then; mproxy send needs UDP)", passes=passes)

@@ -42,7 +42,8 @@ class Introduction:
         self._instance = instance
         self._endpoint = endpoint
         self._context: TlsContext | None = None    # our key; None without encryption
-        self._pair: KeyPair | None = None          # the same for datagrams, if they are in use
+        self._pem: bytes | None = None             # the same for datagrams, until they are needed
+        self._pair: KeyPair | None = None          # and from then on
         self._host_spki = b""  # the key of the sproxy that has our session
         self._host_trust = HostTrust(
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
@@ -62,8 +63,7 @@ class Introduction:
 
     def _take_key(self, pem: bytearray) -> None:
         if self._config.carrier != "tcp":
-            from mproxy.transport.keying import KeyPair
-            self._pair = KeyPair(pem, self._config.key_file or "the key")
+            self._pem = bytes(pem)
 
     @property
     def host_fingerprint(self) -> str | None:
@@ -99,8 +99,10 @@ class Introduction:
 
     def make_keying(self) -> Keying:
         """Our side of the agreement on keys for one link."""
-        from mproxy.transport.keying import SESSION_PURPOSE, Keying
-        assert self._pair is not None
+        from mproxy.transport.keying import SESSION_PURPOSE, Keying, KeyPair
+        if self._pair is None:
+            assert self._pem is not None
+            self._pair, self._pem = KeyPair(self._pem, self._config.key_file or "the key"), None
         return Keying(self._pair, True, lambda spki, _link: self._judge_host(spki), SESSION_PURPOSE)
 
     def welcomed(self, welcome: Welcome) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 from mproxy.carrier._datagram_carrier import DatagramCarrier, is_busy, leave_link
 from mproxy.ground.config import say_address
-from mproxy.ground.errors import PeerError
+from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.io import heirlooms
 from mproxy.io.bind import open_udp
 from mproxy.programs.greeting import Guest, most_unfinished
@@ -54,20 +54,35 @@ class LinkDoor(DatagramObserver):
         self._reception = reception
         self._make_keying = make_keying
         self._sockets: list[socket.socket] = []
+        self._names: list[str] = []  # of these, for the next build
         self._endpoints: list[DatagramEndpoint] = []
         self._is_closed = False
 
-    def bind(self, listeners: list[socket.socket]) -> None:
-        """Have a UDP socket for each of these TCP ones, at the same address and port; MproxyError."""
-        for listener in listeners:
-            host, port, *more = listener.getsockname()
-            if more and more[1]:
-                host += f"%{socket.if_indextoname(more[1])}"
-            name = f"udp {host} {port}"
-            given = heirlooms.take(name)
-            sock = socket.socket(fileno=given) if given is not None else open_udp(host, port)
-            heirlooms.note(name, sock.fileno())
-            self._sockets.append(sock)
+    def bind(self, listeners: list[socket.socket]) -> bool:
+        """Have a UDP socket for each of these TCP ones, at the same address and port. If one cannot be had there is
+        none: that is an MproxyError if the user has asked for them, else the log says so."""
+        try:
+            for listener in listeners:
+                self._bind(listener)
+        except MproxyError as error:
+            while self._sockets:
+                heirlooms.forget(self._names.pop())
+                self._sockets.pop().close()
+            if self._config.udp:
+                raise
+            self._log.warning("no-udp", why=f"{error}; clients come over TCP alone (--no-udp says that this is meant)")
+        return bool(self._sockets)
+
+    def _bind(self, listener: socket.socket) -> None:
+        host, port, *more = listener.getsockname()
+        if more and more[1]:
+            host += f"%{socket.if_indextoname(more[1])}"
+        name = f"udp {host} {port}"
+        given = heirlooms.take(name)
+        sock = socket.socket(fileno=given) if given is not None else open_udp(host, port)
+        heirlooms.note(name, sock.fileno())
+        self._sockets.append(sock)
+        self._names.append(name)
 
     def open(self, most_sessions: int) -> None:
         """Let peers dial."""

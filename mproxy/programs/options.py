@@ -324,8 +324,9 @@ def cproxy_parser() -> OneLineParser:
         " the log tells), and connect to HOST:PORT from here; repeatable; /PATH on either side (sproxy must"
         " --allow-listen it)"))
     parser.add_choice(group, "--carrier", CARRIERS, (
-        "reach sproxy over TCP (the default) or over UDP, where a lost packet holds up nothing else and a new address"
-        " needs no new connection; sproxy needs --udp for that; auto: UDP where it passes, else TCP"))
+        "auto (the default): reach sproxy over UDP where that passes, as a lost packet holds up nothing else there and"
+        " a new address needs no new connection, else over TCP; with --stdio TCP comes first, which starts sooner;"
+        " datagram: UDP alone; tcp: TCP alone, as always with --plaintext, --proxy, --via and --stay"))
     parser.add(group, "--proxy", parse_proxy, metavar="URL", help=(
         "reach sproxy through an HTTP proxy (CONNECT) or a SOCKS proxy: http://[USER[:PASSWORD]@]HOST:PORT or"
         " socks5h://..."))
@@ -425,9 +426,10 @@ def sproxy_parser() -> OneLineParser:
     parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
         "exit when there has been no session for this long (default: never)"))
     group.add_argument("--udp", action="store_true", default=None, help=(
-        "listen on UDP port PORT, too, for cproxy --carrier datagram"))
+        "do not start unless UDP port PORT can be had, too (by default a warning says that it cannot)"))
     group.add_argument("--no-udp", action="store_false", dest="udp", default=None, help=(
-        "TCP only (the default)"))
+        "listen on TCP port PORT alone, as always with --plaintext and several workers, and with --accept-proxy unless"
+        " --udp is given"))
     group = parser.add_argument_group("clients")
     parser.add(group, "--allow", parse_permitted, metavar="HOST:PORT", action="append", help=(
         "another daemon that clients may ask for, or the /PATH of its unix socket; repeatable (default none); '*:443',"

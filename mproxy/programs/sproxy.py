@@ -112,6 +112,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._access = Access(config, log)
         self.workers = config.workers
+        self._features: int = WelcomeFeature.LISTENS  # what our WELCOME says
         self._reception = Reception(loop, AcceptGate(loop, AcceptLog(log), takes_spare=True), log, config, self)
         most = share_out(config, log)
         self._crew: Crew | None = None
@@ -125,15 +126,15 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._site = 0  # see policy.site
         self._most = most
         self._link_door: LinkDoor | None = None
-        if config.udp:
+        if config.may_take_udp:
             from mproxy.programs.link_guest import LinkDoor
             self._link_door = LinkDoor(loop, log, config, self._reception, self._access.make_keying)
 
     def open(self) -> None:
         """Open the port, and read the keys and the files beside them."""
         self._listeners = open_listeners(self._config)
-        if self._link_door is not None:
-            self._link_door.bind(self._listeners)
+        if self._link_door is not None and not self._link_door.bind(self._listeners):
+            self._link_door = None
         self._access.open()
         self._places.open()
         self._site = Site(self._config.state_dir, self._config.port or 0).number
@@ -195,6 +196,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                                udp="yes" if self._link_door is not None else None)
         if self._link_door is not None:
             self._link_door.open(self._most)
+            self._features |= WelcomeFeature.UDP
         if has_past():
             streams = sum(client.streams for client in self._clients)
             self._log.info("recovered", sessions=len(self._clients), streams=streams)
@@ -293,7 +295,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         secret = session.secret if not hello.session_id and greeter.tls is None else NO_SECRET
         welcome = Welcome(
             session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
-            self._config.session.session_budget_bytes, self._config.session.window_bytes, WelcomeFeature.LISTENS,
+            self._config.session.session_budget_bytes, self._config.session.window_bytes, self._features,
             routing_tag=self._new_tag(client), site=self._site)
         resume_list = session.streams.resume_list()
         if hello.session_id:

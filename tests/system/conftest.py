@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from browser import chromium, crowd, server, visit  # noqa: F401
 from lab import Lab
 from openssh import sshd  # noqa: F401
-from proxies import CPROXY, SPROXY, Pair
+from proxies import CPROXY, OVER_TCP, SPROXY, Pair
 from real_daemons import postgres, redis, repository  # noqa: F401
 from relay_engine import Backstage
 from relays import MPROXY, RelayHost
@@ -125,16 +125,21 @@ def carrier_options():
     return []
 
 
-# Files of tests of what a session promises, whether its carriers are encrypted or not.
-BOTH_WAYS = {
-    "test_both_outlive", "test_carriers", "test_crowd", "test_deaths", "test_figures", "test_long_path", "test_signals",
-    "test_ssh", "test_streams", "test_telnet",
+# Files of tests of what a session promises: whatever its carriers are, over TCP and UDP; and of what carriers over TCP
+# do, encrypted or not.
+WHATEVER = "test_both_outlive", "test_deaths", "test_ssh", "test_streams", "test_telnet"
+TCP = "test_carriers", "test_crowd", "test_figures", "test_long_path", "test_signals"
+BY_KIND = {
+    **{name: {"udp": [], "plaintext": ["--plaintext"]} for name in WHATEVER},
+    **{name: {"tls": OVER_TCP, "plaintext": ["--plaintext"]} for name in TCP},
+    "test_status": {"tls": OVER_TCP},
 }
 
 
 def pytest_generate_tests(metafunc):
-    if metafunc.module.__name__.rpartition(".")[2] in BOTH_WAYS and "carrier_options" in metafunc.fixturenames:
-        metafunc.parametrize("carrier_options", [[], ["--plaintext"]], ids=["tls", "plaintext"])
+    kinds = BY_KIND.get(metafunc.module.__name__.rpartition(".")[2])
+    if kinds is not None and "carrier_options" in metafunc.fixturenames:
+        metafunc.parametrize("carrier_options", kinds.values(), ids=kinds.keys())
 
 
 @pytest.fixture

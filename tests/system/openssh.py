@@ -158,7 +158,7 @@ class SshHost:
     def record(self):
         return "".join(record.read_text() for record in state_dir(self.lab.client).glob("hosts/*"))
 
-    def block_port(self, what=f"tcp dport {SPROXY_PORT}"):
+    def block_port(self, what=f"meta l4proto {{ tcp, udp }} th dport {SPROXY_PORT}"):
         """A firewall between both, through which only ssh gets."""
         self.lab.router.run("nft", "add table ip wall;"
                             " add chain ip wall forward { type filter hook forward priority 0; };"

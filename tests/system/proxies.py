@@ -13,6 +13,7 @@ from tests import keys
 ROOT = HERE.parent.parent
 CPROXY, SPROXY, PYTHON = ROOT / "cproxy", ROOT / "sproxy", sys.executable
 CPROXY_PORT, SPROXY_PORT, DAEMON_PORT = 5200, 6200, 7007
+OVER_TCP = ["--carrier", "tcp"]
 PEERS = Path(__file__).with_name("peers.py")
 
 
@@ -46,7 +47,7 @@ class Pair:
 
     def __init__(self, lab, options=()):
         self.lab = lab
-        self.options = options  # of both proxies
+        self.options = options  # of both proxies, but for what cproxy alone decides
         self.cproxy = self.sproxy = None
         self.started = []
         # Made once a run, not once a test; a test of first starts takes them away.
@@ -60,7 +61,8 @@ class Pair:
         return self
 
     def start_sproxy(self, *options, port=SPROXY_PORT, daemon=f"127.0.0.1:{DAEMON_PORT}", prefix=(), **popen):
-        self.sproxy = self.lab.server.start(*prefix, SPROXY, *self.options, *options, port, daemon, **popen)
+        ours = self.options if self.options != OVER_TCP else ()
+        self.sproxy = self.lab.server.start(*prefix, SPROXY, *ours, *options, port, daemon, **popen)
         self.started.append(self.sproxy)
         if self.sproxy.process.stderr:
             self.sproxy.event("listening")

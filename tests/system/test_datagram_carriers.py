@@ -1,18 +1,20 @@
-"""cproxy --carrier datagram and sproxy --udp: a session over UDP, whatever happens to network and proxies."""
+"""A session over UDP, whatever happens to network and proxies; and which way is taken where UDP does not pass."""
 
 import os
 import random
 import signal
 import socket
+import time
 from subprocess import PIPE
 
 import pytest
 from asking import session_of
 from capture import Capture
-from proxies import SPROXY_PORT, keep_key, state_dir
+from proxies import SPROXY, SPROXY_PORT, keep_key, state_dir
 from traffic import Traffic, read_exactly
 
 from mproxy.policy.keys import find_spki, public_line
+from mproxy.policy.race_dialer import HEAD_START_US
 from tests import keys
 
 DATAGRAM = ["--carrier", "datagram"]
@@ -22,7 +24,7 @@ DATAGRAM = ["--carrier", "datagram"]
 def joined(pair):
     """Both proxies, and an application that has been echoed over UDP."""
     pair.echo()
-    pair.start(sproxy=["--udp"], cproxy=[*DATAGRAM, "--name", "laptop"])
+    pair.start(cproxy=[*DATAGRAM, "--name", "laptop"])
     return echoed(pair)
 
 
@@ -134,7 +136,7 @@ def test_a_goodbye_arrives(pair, joined):
 
 def test_the_end_of_an_idle_session(pair):
     pair.echo()
-    pair.start(sproxy=["--udp"], cproxy=[*DATAGRAM, "--idle", "100ms"])
+    pair.start(cproxy=[*DATAGRAM, "--idle", "100ms"])
     echoed(pair).close()
     assert pair.cproxy.event("ended")["why"] == "idle"
     assert pair.sproxy.event("ended")["why"].startswith("cproxy ended it")
@@ -144,7 +146,7 @@ def test_the_end_of_an_idle_session(pair):
 def test_stdio(pair):
     """Goal: the last byte of a copy arrives before cproxy ends."""
     pair.echo()
-    pair.start_sproxy("--udp")
+    pair.start_sproxy()
     cproxy = pair.start_stdio(*DATAGRAM, stdin=PIPE)
     cproxy.process.stdin.write(b"all of it")
     cproxy.process.stdin.close()
@@ -157,7 +159,7 @@ def test_who_may_come_in(pair):
     pair.echo()
     allowed = state_dir(pair.lab.server) / "authorized_keys"
     allowed.write_text(public_line(find_spki(keys.pem(1), "key"), "somebody else") + "\n")
-    pair.start(sproxy=["--udp"], cproxy=DATAGRAM)
+    pair.start(cproxy=DATAGRAM)
     assert pair.app_is_reset()
     assert "key" in pair.cproxy.event("dial-failed")["why"]
     assert pair.sproxy.event("refused")
@@ -171,7 +173,7 @@ def test_another_server_is_refused(pair, joined):
     assert pair.cproxy.stop() == 0
     assert pair.sproxy.stop() == 0
     keep_key(pair.lab.server, "host-key.pem", 3)
-    pair.start(sproxy=["--udp"], cproxy=DATAGRAM)
+    pair.start(cproxy=DATAGRAM)
     assert pair.app_is_reset()
     assert "known_hosts" in pair.cproxy.event("dial-failed")["why"]
     assert not pair.sproxy.events("connected")
@@ -179,7 +181,7 @@ def test_another_server_is_refused(pair, joined):
 
 def test_nobody_there(pair):
     """Goal: without an answer over UDP the application is told, as with a refused connection."""
-    pair.start_sproxy()  # TCP only
+    pair.start_sproxy("--no-udp")
     pair.start_cproxy(*DATAGRAM, "--connect-timeout", "500ms")
     assert pair.app_is_reset()
     assert "UDP: no answer" in pair.cproxy.event("dial-failed")["why"]
@@ -217,31 +219,63 @@ def test_garbage_disturbs_nobody(pair, joined):
 
 # ---- beside TCP
 
-AUTO = ["--carrier", "auto"]
-
-
 def block_udp(pair, verb="add"):
     """Have UDP packets to sproxy vanish on the router."""
     pair.lab.router.ip(f"rule {verb} pref 50 ipproto udp dport {SPROXY_PORT} blackhole")
 
 
-def test_auto_prefers_udp(pair):
+def on_tcp(event):
+    """Whether `connected` or `resumed` is about a carrier over TCP."""
+    return "carrier" not in event.fields
+
+
+def is_to_sproxy(packet, protocol):
+    """Whether an Ethernet frame has an IPv4 packet of that protocol to sproxy's port."""
+    return packet[12:14] == b"\x08\x00" and packet[23] == protocol and packet[36:38] == SPROXY_PORT.to_bytes(2)
+
+
+def first_byte_ms(pair):
+    """How long the first byte of the first application takes."""
+    app = pair.app()
+    began = time.monotonic()
+    app.sendall(b"?")
+    assert read_exactly(app, 1) == b"?"
+    return 1000 * (time.monotonic() - began)
+
+
+def test_udp_is_the_default(pair):
     pair.echo()
-    pair.start(sproxy=["--udp"], cproxy=AUTO)
+    pair.start()
     echoed(pair)
     assert pair.cproxy.event("connected")["carrier"] == "datagram"
+    assert pair.sproxy.event("listening")["udp"] == "yes"
     assert "ESTAB" not in pair.lab.client.run("ss", "-tnH", f"dport = :{SPROXY_PORT}")
 
 
-def test_auto_where_udp_is_blocked(pair):
+def test_where_udp_was_blocked_the_next_cproxy_does_not_wait(pair):
+    pair.echo()
+    block_udp(pair)
+    pair.start()
+    assert first_byte_ms(pair) > HEAD_START_US / 1000
+    pair.cproxy.stop()
+    watched = Capture(pair.lab.client, "wifi")
+    pair.start_cproxy()
+    echoed(pair)
+    assert on_tcp(pair.cproxy.event("connected"))
+    watched.end()
+    assert any(is_to_sproxy(packet, socket.IPPROTO_TCP) for packet in watched.packets)
+    assert not any(is_to_sproxy(packet, socket.IPPROTO_UDP) for packet in watched.packets)
+
+
+def test_where_udp_is_blocked(pair):
     """Goal: TCP carries the session after the head start; when UDP passes again, and the network changes, the session
     moves there and nothing is lost."""
     pair.echo()
     block_udp(pair)
-    pair.start(sproxy=["--udp"], cproxy=AUTO)
+    pair.start()
     going = Traffic([pair.app()])
     going.goes_on()
-    assert "carrier" not in pair.cproxy.event("connected").fields
+    assert on_tcp(pair.cproxy.event("connected"))
     block_udp(pair, "del")
     pair.lab.phone.give(7, metric=1000)
     assert pair.cproxy.event("resumed")["carrier"] == "datagram"
@@ -249,21 +283,85 @@ def test_auto_where_udp_is_blocked(pair):
     going.finish()
 
 
-def test_auto_without_udp_at_sproxy(pair):
+def test_without_udp_at_sproxy(pair):
+    """Goal: cproxy learns from the first answer that UDP is not to be had, and from a later one that it is."""
     pair.echo()
-    pair.start(cproxy=AUTO)
+    pair.start(sproxy=["--no-udp"])
+    echoed(pair).close()
+    assert on_tcp(pair.cproxy.event("connected"))
+    remembered = state_dir(pair.lab.client) / "udp" / f"{pair.lab.server_address}:{SPROXY_PORT}"
+    assert remembered.read_text() == "no\n"
+    pair.cproxy.stop()
+    pair.sproxy.stop()
+    pair.start()
+    app = echoed(pair)
+    assert on_tcp(pair.cproxy.event("connected"))
+    assert pair.cproxy.event("resumed")["carrier"] == "datagram"
+    assert not remembered.exists()
+    app.sendall(b"there?")
+    assert read_exactly(app, 6) == b"there?"
+
+
+def test_the_udp_port_is_taken(pair):
+    """Goal: sproxy starts with a warning that says what is in the way, and does not with --udp."""
+    pair.echo()
+    with pair.lab.server.inside():
+        taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        taken.bind(("0.0.0.0", SPROXY_PORT))
+    with taken:
+        pair.start()
+        assert "port is in use" in pair.sproxy.event("no-udp")["why"]
+        echoed(pair)
+        assert on_tcp(pair.cproxy.event("connected"))
+        pair.sproxy.stop()
+        asked = pair.lab.server.start(SPROXY, "--udp", SPROXY_PORT)
+        assert asked.wait() != 0
+        assert "port is in use" in asked.log.text and len(asked.log.text.splitlines()) <= 2
+
+
+def test_stdio_begins_over_tcp_and_moves(pair):
+    pair.echo()
+    pair.start_sproxy()
+    cproxy = pair.start_stdio("--log-level", "info", stdin=PIPE)
+    cproxy.process.stdin.write(b"first")
+    cproxy.process.stdin.flush()
+    assert on_tcp(cproxy.event("connected"))
+    assert cproxy.event("resumed")["carrier"] == "datagram"
+    cproxy.process.stdin.write(b" and last")
+    cproxy.process.stdin.close()
+    assert cproxy.wait() == 0
+    assert cproxy.out.text == "first and last"
+
+
+@pytest.mark.parametrize("options", [["--plaintext"], ["--stay"], ["--carrier", "tcp"]])
+def test_what_stays_with_tcp(pair, options):
+    pair.echo()
+    pair.start(sproxy=[option for option in options if option == "--plaintext"], cproxy=options)
     echoed(pair)
-    assert "carrier" not in pair.cproxy.event("connected").fields
+    assert on_tcp(pair.cproxy.event("connected"))
 
 
-def test_auto_when_udp_is_blocked_in_the_middle(pair):
+def test_a_better_route_that_leads_nowhere(pair):
+    """Goal: the session goes on over TCP on the device that carried it over UDP."""
+    pair.echo()
+    pair.start()
+    going = Traffic([pair.app()])
+    going.goes_on()
+    assert not on_tcp(pair.cproxy.event("connected"))
+    pair.lab.phone.give(5, metric=1)
+    pair.lab.phone.cut()
+    going.goes_on(more=1000, within=30)
+    going.finish()
+
+
+def test_when_udp_is_blocked_in_the_middle(pair):
     """Goal: a session over UDP falls back to TCP by itself."""
     pair.echo()
-    pair.start(sproxy=["--udp"], cproxy=AUTO)
+    pair.start()
     going = Traffic([pair.app()])
     going.goes_on()
     assert pair.cproxy.event("connected")["carrier"] == "datagram"
     block_udp(pair)
-    assert "carrier" not in pair.cproxy.event("resumed").fields
+    assert on_tcp(pair.cproxy.event("resumed"))
     going.goes_on(more=1000)
     going.finish()

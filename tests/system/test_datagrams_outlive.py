@@ -10,7 +10,7 @@ from mortal import kill_worker
 from proxies import CPROXY_PORT, DAEMON_PORT
 from test_restart import Services
 
-SPROXY_OPTIONS, CPROXY_OPTIONS = ["--udp"], ["--carrier", "datagram"]
+SPROXY_OPTIONS, CPROXY_OPTIONS = [], ["--carrier", "datagram"]
 WHO = pytest.mark.parametrize("names", [["sproxy"], ["cproxy"], ["sproxy", "cproxy"]], ids="-".join)
 
 

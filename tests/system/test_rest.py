@@ -22,7 +22,7 @@ def test_an_idle_session_is_quiet(pair, kind):
     """Goal: a heartbeat, its echo and an ack each interval, whatever carries them, instead of ten a second; an
     application is answered at once, and the quick heartbeats are back."""
     pair.echo()
-    pair.start_sproxy("--udp", "--heartbeat", "100ms")
+    pair.start_sproxy("--heartbeat", "100ms")
     pair.start_cproxy("--carrier", kind, "--heartbeat", "100ms", "--idle-heartbeat", f"{INTERVAL_S}s")
     app = pair.app()
     app.sendall(b"before")

@@ -142,7 +142,7 @@ def test_name_service_that_hangs_stops_nobody(pair, lab, silent_name_server):
     lab.client.knows(server=lab.server_address)
     pair.echo()
     pair.start_sproxy()
-    pair.start_cproxy(server="server")
+    pair.start_cproxy("--carrier", "tcp", server="server")  # over UDP the carrier itself would go on on that path
     traffic = Traffic([pair.app()])
     traffic.goes_on()
     lab.client.knows()

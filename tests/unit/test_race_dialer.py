@@ -3,7 +3,7 @@ stand-ins; times are literal."""
 
 import pytest
 
-from mproxy._wire import CloseCode
+from mproxy._wire import CloseCode, WelcomeFeature
 from mproxy.ground.errors import PeerError
 from mproxy.policy.race_dialer import (
     AGAIN_US,
@@ -12,8 +12,11 @@ from mproxy.policy.race_dialer import (
     MOST_AGAIN_US,
     MOVE_AFTER_US,
     MOVE_US,
+    QUICKLY_US,
+    SETTLED_US,
     RaceDialer,
 )
+from mproxy.policy.udp_record import UdpRecord
 from tests.unit.test_host_dialer import Asked, Caller, Clock, Way
 
 
@@ -24,7 +27,7 @@ class Racer(Way):
 
     def __init__(self, observer, heard=None):
         super().__init__(observer)
-        self.heard, self.starts = heard, 0
+        self.heard, self.starts, self.shunned, self.has_said_hello = heard, 0, 0, False
 
     def start(self):
         self.starts += not self.running
@@ -35,28 +38,49 @@ class Racer(Way):
     def network_changed(self):
         pass
 
-    def welcome(self):
+    def shun_answered(self):
+        self.shunned += 1
+
+    def welcome(self, features=WelcomeFeature.UDP):
         self.running = False
-        self.observer.on_welcome(None, Caller(), None)
+        self.observer.on_welcome(Connected(), Caller(), Welcomed(features))
+
+
+class Connected:
+    """A socket."""
+
+    def getpeername(self):
+        return "127.0.0.1", 6200
+
+    def getsockname(self):
+        return "127.0.0.1", 40000
+
+
+class Welcomed:
+    """A WELCOME."""
+
+    def __init__(self, features):
+        self.features = features
 
 
 class Race:
     """A RaceDialer between a clock and an observer."""
 
-    def __init__(self):
-        self.clock, self.asked = Clock(), Asked()
-        self.dialer = RaceDialer(self.clock, self.asked, self._tcp, self._datagram)
+    def __init__(self, state_dir=None, starts_quickly=False):
+        self.clock, self.asked, self.udp = Clock(), Asked(), None
+        self.dialer = RaceDialer(self.clock, self.asked, UdpRecord(state_dir, "server:6200"), starts_quickly, self._tcp,
+                                 self._datagram)
 
     def _tcp(self, observer):
         self.tcp = Racer(observer)
         return self.tcp
 
-    def _datagram(self, observer, heard):
+    def _datagram(self, observer, heard, _paths):
         self.udp = Racer(observer, heard)
         return self.udp
 
     def running(self):
-        return [name for name in ("udp", "tcp") if getattr(self, name).running]
+        return [name for name in ("udp", "tcp") if getattr(self, name) is not None and getattr(self, name).running]
 
     def lose(self):
         """The carrier was lost, and another one is wanted."""
@@ -85,6 +109,29 @@ def test_an_answer_over_udp_stops_tcp_for_a_second(race):
     race.clock.pass_us(HEAD_START_US)
     race.udp.heard()
     assert race.running() == ["udp"]
+    race.clock.pass_us(ANSWERED_US)
+    assert race.running() == ["udp", "tcp"]
+
+
+def test_where_tcp_has_said_hello_udp_waits(race):
+    """Goal: sproxy does not see two carriers of one newcomer, of which one would end the other's session."""
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.has_said_hello = True
+    race.udp.heard()
+    assert race.running() == ["tcp"]
+    race.tcp.welcome()
+    race.clock.pass_us(MOVE_AFTER_US - 1)
+    assert race.running() == []
+    race.clock.pass_us(1)
+    assert race.running() == ["udp"], "UDP passes, so the session moves"
+
+
+def test_udp_that_has_waited_for_tcp_in_vain_joins_again(race):
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.has_said_hello = True
+    race.udp.heard()
     race.clock.pass_us(ANSWERED_US)
     assert race.running() == ["udp", "tcp"]
 
@@ -145,6 +192,23 @@ def test_a_session_that_is_lost_while_it_moves_dials_both_ways(race):
     assert race.running() == ["udp", "tcp"]
 
 
+def test_a_session_that_is_lost_when_its_new_carrier_has_answered_waits_for_that(race):
+    """Goal: sproxy closes the old carrier when it welcomes the new one; whichever is seen first, that one is used."""
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.welcome()
+    race.clock.pass_us(AGAIN_US)
+    race.udp.heard()
+    race.lose()
+    assert race.running() == ["udp"] and race.udp.starts == 2
+    race.clock.pass_us(ANSWERED_US - 1)
+    assert race.running() == ["udp"]
+    race.udp.welcome()
+    assert race.asked.welcomes == 2
+    race.clock.pass_us(MOST_AGAIN_US)
+    assert race.running() == []
+
+
 def test_a_failure_of_udp_starts_tcp_at_once_and_is_not_reported(race):
     race.dialer.start()
     race.udp.observer.on_dial_failed("UDP: no answer within 10s")
@@ -168,3 +232,86 @@ def test_after_its_end_nothing_is_dialled(race):
     race.dialer.network_changed()
     race.clock.pass_us(MOST_AGAIN_US)
     assert race.running() == []
+
+
+def test_an_sproxy_without_udp_is_not_asked_again(race):
+    """Goal: an old sproxy, or one with --no-udp, costs one head start, whatever happens to the network, until it says
+    something else."""
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.welcome(features=WelcomeFeature.LISTENS)
+    race.dialer.network_changed()
+    race.clock.pass_us(MOST_AGAIN_US)
+    assert race.running() == []
+    race.lose()
+    race.dialer.network_changed()
+    assert race.running() == ["tcp"]
+    race.tcp.welcome()
+    race.clock.pass_us(MOVE_AFTER_US)
+    assert race.running() == ["udp"], "it says that it takes UDP now"
+
+
+def test_where_udp_was_blocked_is_remembered(tmp_path):
+    first = Race(str(tmp_path))
+    first.dialer.start()
+    first.clock.pass_us(HEAD_START_US)
+    first.tcp.welcome()
+    again = Race(str(tmp_path))
+    again.dialer.start()
+    assert again.running() == ["tcp"]
+    again.tcp.welcome()
+    again.clock.pass_us(AGAIN_US)
+    assert again.running() == ["udp"]
+    again.udp.welcome()
+    last = Race(str(tmp_path))
+    last.dialer.start()
+    assert last.running() == ["udp"], "it passes"
+
+
+def test_that_it_is_not_offered_is_remembered(tmp_path):
+    first = Race(str(tmp_path))
+    first.dialer.start()
+    first.clock.pass_us(HEAD_START_US)
+    first.tcp.welcome(features=0)
+    again = Race(str(tmp_path))
+    again.dialer.start()
+    assert again.running() == ["tcp"]
+
+
+def test_a_quick_start_is_over_tcp():
+    """Goal: --stdio does not wait for UDP, nor load what it takes; the session moves later."""
+    race = Race(starts_quickly=True)
+    race.dialer.start()
+    assert race.running() == ["tcp"] and race.udp is None
+    race.tcp.welcome()
+    race.clock.pass_us(SETTLED_US - 1)
+    assert race.udp is None
+    race.clock.pass_us(1)
+    assert race.running() == ["udp"]
+    race.udp.welcome()
+    assert race.asked.welcomes == 2
+    race.lose()
+    assert race.running() == ["udp"], "the next carrier is found as everybody's"
+
+
+def test_a_quick_start_without_tcp():
+    race = Race(starts_quickly=True)
+    race.dialer.start()
+    race.clock.pass_us(QUICKLY_US)
+    assert race.running() == ["udp", "tcp"]
+
+
+def test_a_carrier_that_is_lost_while_it_moves_counts_as_not_running(race):
+    """Goal: whoever has this as one of its ways starts it again."""
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    assert race.dialer.running
+    race.tcp.welcome()
+    race.clock.pass_us(AGAIN_US)
+    assert race.running() == ["udp"] and not race.dialer.running
+
+
+def test_both_shun_the_address_of_another_sproxy(race):
+    race.dialer.start()
+    race.dialer.shun_answered()
+    assert (race.tcp.shunned, race.udp.shunned) == (1, 1)
