@@ -69,8 +69,8 @@ DIRECTIVES = {
 }
 
 # Modules that are linked with OpenSSL: all others build without it.
-NEED_OPENSSL = ["mproxy/carrier/_tls.pyx", "mproxy/carrier/_records.pyx", "mproxy/ground/_aead.pyx",
-                "mproxy/ground/_curves.pyx"]
+NEED_OPENSSL = ["mproxy/carrier/_tls.pyx", "mproxy/carrier/_container.pyx", "mproxy/carrier/_records.pyx",
+                "mproxy/ground/_aead.pyx", "mproxy/ground/_curves.pyx"]
 # The one that computes AES-GCM with Intel's Multi-Buffer Crypto library, where there is one.
 WANTS_IPSEC_MB = "mproxy/ground/_aead.pyx"
 

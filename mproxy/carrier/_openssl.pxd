@@ -38,6 +38,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
         SSL_CTX *context, int (*callback)(X509_STORE_CTX *store, void *argument) noexcept, void *argument)
     int SSL_CTX_use_certificate(SSL_CTX *context, X509 *certificate)
     int SSL_CTX_use_PrivateKey(SSL_CTX *context, EVP_PKEY *key)
+    X509 *SSL_CTX_get0_certificate(const SSL_CTX *context)
+    EVP_PKEY *SSL_CTX_get0_privatekey(const SSL_CTX *context)
 
     SSL *SSL_new(SSL_CTX *context)
     void SSL_free(SSL *ssl)
@@ -55,6 +57,18 @@ cdef extern from "<openssl/ssl.h>" nogil:
         SSL *ssl, unsigned char *out, size_t out_bytes, const char *label, size_t label_bytes,
         const unsigned char *context, size_t context_bytes, int use_context)
 
+cdef extern from "<openssl/asn1.h>" nogil:
+    ctypedef struct ASN1_OBJECT:
+        pass
+    ctypedef struct ASN1_OCTET_STRING:
+        pass
+    ASN1_OBJECT *OBJ_txt2obj(const char *text, int no_name)
+    ASN1_OCTET_STRING *ASN1_OCTET_STRING_new()
+    void ASN1_OCTET_STRING_free(ASN1_OCTET_STRING *data)
+    int ASN1_OCTET_STRING_set(ASN1_OCTET_STRING *data, const unsigned char *bytes, int length)
+    const unsigned char *ASN1_STRING_get0_data(const ASN1_OCTET_STRING *data)
+    int ASN1_STRING_length(const ASN1_OCTET_STRING *data)
+
 cdef extern from "<openssl/x509.h>" nogil:
     ctypedef struct X509:
         pass
@@ -66,6 +80,18 @@ cdef extern from "<openssl/x509.h>" nogil:
     X509_PUBKEY *X509_get_X509_PUBKEY(const X509 *certificate)
     EVP_PKEY *X509_get0_pubkey(const X509 *certificate)
     int i2d_X509_PUBKEY(const X509_PUBKEY *key, unsigned char **out)
+    ctypedef struct X509_EXTENSION:
+        pass
+    X509 *X509_dup(const X509 *certificate)
+    int X509_sign(X509 *certificate, EVP_PKEY *key, const void *hash)
+    int X509_get_ext_by_OBJ(const X509 *certificate, const ASN1_OBJECT *name, int after)
+    X509_EXTENSION *X509_get_ext(const X509 *certificate, int place)
+    X509_EXTENSION *X509_delete_ext(X509 *certificate, int place)
+    int X509_add_ext(X509 *certificate, X509_EXTENSION *extension, int place)
+    X509_EXTENSION *X509_EXTENSION_create_by_OBJ(
+        X509_EXTENSION **extension, const ASN1_OBJECT *name, int critical, ASN1_OCTET_STRING *data)
+    ASN1_OCTET_STRING *X509_EXTENSION_get_data(X509_EXTENSION *extension)
+    void X509_EXTENSION_free(X509_EXTENSION *extension)
 
 cdef extern from "<openssl/evp.h>" nogil:
     ctypedef struct EVP_PKEY:

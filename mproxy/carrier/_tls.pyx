@@ -8,15 +8,16 @@ from mproxy._pool cimport pool_at, pool_return, pool_take
 from mproxy._wire import CloseCode
 from mproxy.ground._aead cimport CHACHA20_POLY1305
 from mproxy.ground.errors import PeerError, UsageError
+from mproxy.carrier._container cimport MAX_CARRIED_BYTES, carried_in, put_in, spki_of
 from mproxy.carrier._openssl cimport (
-    BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_PKEY, EVP_PKEY_ED25519, SSL, SSL_ERROR_WANT_READ,
+    BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_PKEY, SSL, SSL_ERROR_WANT_READ,
     SSL_METHOD, SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_ENABLE_MIDDLEBOX_COMPAT,
     SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET, SSL_OP_PRIORITIZE_CHACHA, SSL_SESS_CACHE_OFF,
-    SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER, TLS1_3_VERSION, X509, X509_PUBKEY, X509_STORE_CTX,
+    SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER, TLS1_3_VERSION, X509, X509_STORE_CTX,
     BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
     BIO_meth_set_read_ex, BIO_meth_set_write_ex, BIO_new, BIO_new_mem_buf, BIO_set_data, BIO_set_init,
     BIO_set_retry_read, BIO_set_retry_write, ERR_clear_error, ERR_peek_last_error, ERR_reason_error_string,
-    EVP_PKEY_free, EVP_PKEY_get_base_id, OPENSSL_cleanse, PEM_read_bio_PrivateKey, PEM_read_bio_X509,
+    EVP_PKEY_free, OPENSSL_cleanse, PEM_read_bio_PrivateKey, PEM_read_bio_X509,
     SSL_CTX_clear_options, SSL_CTX_free, SSL_CTX_new, SSL_CTX_set1_client_sigalgs_list, SSL_CTX_set1_groups_list,
     SSL_CTX_set1_sigalgs_list, SSL_CTX_set_cert_verify_callback, SSL_CTX_set_ciphersuites,
     SSL_CTX_set_keylog_callback, SSL_CTX_set_max_cert_list, SSL_CTX_set_max_proto_version,
@@ -24,7 +25,7 @@ from mproxy.carrier._openssl cimport (
     SSL_CTX_set_session_cache_mode, SSL_CTX_set_verify, SSL_CTX_use_PrivateKey, SSL_CTX_use_certificate,
     SSL_do_handshake, SSL_export_keying_material, SSL_free, SSL_get1_peer_certificate, SSL_get_cipher_name,
     SSL_get_error, SSL_get_rbio, SSL_new, SSL_set_accept_state, SSL_set_bio, SSL_set_connect_state,
-    TLS_client_method, TLS_server_method, X509_free, X509_get0_pubkey, X509_get_X509_PUBKEY, i2d_X509_PUBKEY,
+    TLS_client_method, TLS_server_method, X509_free,
 )
 from mproxy.carrier._records cimport (
     MAX_SEALED_BYTES, RECORD_BYTES, SEAL_BYTES, SECRET_BYTES, RecordType, direction_begin, direction_end,
@@ -178,20 +179,6 @@ cdef str last_error():
     return text
 
 
-cdef bytes spki_of(X509 *certificate):
-    """The public key of an Ed25519 certificate as SubjectPublicKeyInfo (RFC 8410), else None."""
-    cdef EVP_PKEY *key = X509_get0_pubkey(certificate)
-    cdef unsigned char *der = NULL
-    cdef unsigned char encoded[64]
-    cdef X509_PUBKEY *encoder = X509_get_X509_PUBKEY(certificate)
-    if key == NULL or EVP_PKEY_get_base_id(key) != EVP_PKEY_ED25519:
-        return None
-    if i2d_X509_PUBKEY(encoder, NULL) > <int>sizeof(encoded):
-        return None
-    der = encoded
-    return (<char *>encoded)[:i2d_X509_PUBKEY(encoder, &der)]
-
-
 cdef class TlsContext:
     """Our key and rules, for any number of connections.
 
@@ -248,6 +235,11 @@ cdef class TlsContext:
         ERR_clear_error()
         if not usable:
             raise UsageError("holds no Ed25519 private key with its certificate")
+
+    def vouch(self, bytes certificate):
+        """Show this with our key from the next connection on (mproxy.policy.certificates); nothing if it is empty."""
+        if len(certificate) > MAX_CARRIED_BYTES or not put_in(self.context, certificate):
+            raise ValueError("the certificate cannot be shown")
 
 
 cdef class Tls:
@@ -333,6 +325,16 @@ cdef class Tls:
             return spki_of(certificate)
         finally:
             X509_free(certificate)
+
+    def peer_certificate(self):
+        """What the peer has shown with its key, to vouch for it; it may have made it up. b"": nothing."""
+        cdef X509 *container = SSL_get1_peer_certificate(self.ssl) if self.ssl != NULL else NULL
+        if container == NULL:
+            return b""
+        try:
+            return carried_in(container)
+        finally:
+            X509_free(container)
 
     def exporter(self, bytes label, bytes context, size_t length):
         """Return `length` bytes that only the two ends of this connection know (RFC 8446, section 7.5).

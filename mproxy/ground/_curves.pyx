@@ -30,6 +30,9 @@ cdef extern from "<openssl/evp.h>" nogil:
     void EVP_MD_CTX_free(EVP_MD_CTX *context)
     int EVP_DigestSignInit(EVP_MD_CTX *context, EVP_PKEY_CTX **, const void *hash, void *engine, EVP_PKEY *key)
     int EVP_DigestSign(EVP_MD_CTX *context, uint8_t *out, size_t *length, const uint8_t *data, size_t data_length)
+    int EVP_DigestVerifyInit(EVP_MD_CTX *context, EVP_PKEY_CTX **, const void *hash, void *engine, EVP_PKEY *key)
+    int EVP_DigestVerify(EVP_MD_CTX *context, const uint8_t *signature, size_t length, const uint8_t *data,
+                         size_t data_length)
 
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
@@ -88,6 +91,22 @@ def ed25519_sign(seed, bytes data):
     if not right:
         raise MemoryError
     return signature
+
+
+def ed25519_verify(public, bytes signature, bytes data):
+    """Whether `signature` is that of `data` with the private key of `public`, which is 32 bytes. ValueError if that is
+    not a key."""
+    cdef EVP_PKEY *key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, key_bytes(public), KEY_BYTES)
+    cdef EVP_MD_CTX *context = EVP_MD_CTX_new()
+    cdef bint right = (
+        key != NULL and context != NULL and EVP_DigestVerifyInit(context, NULL, NULL, NULL, key) == 1
+        and EVP_DigestVerify(context, <const uint8_t *>PyBytes_AS_STRING(signature), <size_t>len(signature),
+                             <const uint8_t *>PyBytes_AS_STRING(data), <size_t>len(data)) == 1)
+    EVP_MD_CTX_free(context)
+    EVP_PKEY_free(key)
+    if not right:
+        ERR_clear_error()
+    return right
 
 
 def x25519_public_of(private):

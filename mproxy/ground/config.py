@@ -342,6 +342,9 @@ class CproxyConfig(ProgramConfig):
     # File with this client's key; the one in `state_dir` is made when there is none.
     key: Setting[str | None] = Setting(None)
 
+    # File with a certificate of a CA for that key; None: the one beside the key, if there is one.
+    certificate: Setting[str | None] = Setting(None)
+
     # File in which the keys of sproxies are remembered.
     known_hosts: Setting[str | None] = Setting(None)
 
@@ -377,9 +380,20 @@ class CproxyConfig(ProgramConfig):
         return self.key or self.in_state_dir("client-key.pem")
 
     @property
+    def certificate_file(self) -> str | None:
+        """`certificate` or its default."""
+        return self.certificate or certificate_beside(self.key_file)
+
+    @property
     def known_hosts_file(self) -> str | None:
         """`known_hosts` or its default; None: nothing is remembered."""
         return self.known_hosts or self.in_state_dir("known_hosts")
+
+
+def certificate_beside(key_file: str | None) -> str | None:
+    """Where the certificate for a key is looked for, named as ssh does: `client-key-cert.pub` beside `client-key.pem`;
+    None without a key file."""
+    return f"{key_file.removesuffix('.pem')}-cert.pub" if key_file is not None else None
 
 
 # A routing tag has 6 bits for a worker's number.
@@ -439,6 +453,12 @@ class SproxyConfig(ProgramConfig):
     # may connect, unless `closed`.
     authorized_keys: Setting[str | None] = Setting(None)
 
+    # File with keys and certificates that count no more; None: there is none.
+    revoked_keys: Setting[str | None] = Setting(None)
+
+    # File with a certificate of a CA for sproxy's key; None: the one beside the key, if there is one.
+    host_certificate: Setting[str | None] = Setting(None)
+
     # Without that file let nobody in, instead of everybody.
     closed = Setting(False)
 
@@ -480,6 +500,11 @@ class SproxyConfig(ProgramConfig):
     def host_key_file(self) -> str | None:
         """`host_key` or its default; None: there is no place to keep one, so the key is for this process only."""
         return self.host_key or self.in_state_dir("host-key.pem")
+
+    @property
+    def certificate_file(self) -> str | None:
+        """`host_certificate` or its default."""
+        return self.host_certificate or certificate_beside(self.host_key_file)
 
     @property
     def authorized_keys_file(self) -> str | None:

@@ -7,7 +7,7 @@ always no.
 
 cdef class Moves:
     cdef bytes directory  # the directory watched
-    cdef bytes name       # the name in it
+    cdef bytes name       # the name in it; empty: any
     cdef int fd           # of inotify; -1: none
 
     cdef void watch(self) noexcept

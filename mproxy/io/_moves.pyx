@@ -19,23 +19,24 @@ cdef enum:
 
 
 cdef class Moves:
-    """Watches the name `path`."""
+    """Watches the name `path`; `inside`: all names in the directory `path`, but those that begin with a dot."""
 
-    def __init__(self, path):
-        directory, name = os.path.split(os.path.abspath(path))
+    def __init__(self, path, bint inside=False):
+        directory, name = (os.path.abspath(path), "") if inside else os.path.split(os.path.abspath(path))
         self.directory = os.fsencode(directory)
         self.name = os.fsencode(name)
         self.fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC)
         self.watch()
 
     def last_was_move(self):
-        """Whether the last thing that happened to the name since this was last asked is that a file was moved to it."""
-        moved = False
+        """Whether the last thing that happened to the name since this was last asked is that a file was moved to it; to
+        several names: to each of them. None: nothing has happened."""
+        moved = {}
         for mask, name in self._events():
-            if name == self.name:
-                moved = bool(mask & IN_MOVED_TO)
+            if name == self.name or (not self.name and not name.startswith(b".")):
+                moved[name] = bool(mask & IN_MOVED_TO)
         self.watch()
-        return moved
+        return all(moved.values()) if moved else None
 
     def close(self):
         """Stop watching."""

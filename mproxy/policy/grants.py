@@ -10,6 +10,8 @@ Options are joined by commas, their values are in double quotes (\\" for a quote
     expiry="2027-01-31"      only until then; local time, or UTC with a Z: "2027-01-31T18:00Z"
     max-streams=N            most connections at once, in all sessions of the key together
     max-sessions=N           most sessions at once
+    cert-authority           the key is a CA's: it stands for each key for which it has signed a certificate
+    principals="NAME,..."    with that: only certificates that name one of these
 
 Nothing here reads a file or a clock.
 """
@@ -24,8 +26,11 @@ from mproxy.policy.keys import KEY_TYPE, parse_spki
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ipaddress import IPv4Network, IPv6Network
     from typing import Any
+
+    from mproxy.policy.certificates import Certificate
     Network = IPv4Network | IPv6Network
 
 
@@ -37,7 +42,7 @@ class Grant:
     """
 
     __slots__ = ("spki", "line", "comment", "targets", "places", "networks", "expires_at", "max_streams",
-                 "max_sessions")
+                 "max_sessions", "is_authority", "principals", "narrowed_by")
 
     def __init__(self, spki: bytes, line: int, comment: str = "", options: dict[str, Any] | None = None) -> None:
         options = options or {}
@@ -50,6 +55,9 @@ class Grant:
         self.expires_at: float | None = options.get("expiry")
         self.max_streams: int | None = options.get("max-streams")
         self.max_sessions: int | None = options.get("max-sessions")
+        self.is_authority = "cert-authority" in options
+        self.principals: frozenset[str] | None = options.get("principals")
+        self.narrowed_by: Grant | None = None  # what a certificate says besides
 
     def refusal(self, host: str, now: float) -> str | None:
         """Why the key may not be used from the address `host` at `now` (seconds since 1970), or None."""
@@ -57,7 +65,7 @@ class Grant:
             return "the key's expiry date has passed"
         if self.networks is not None and not _within(host, self.networks):
             return "the key may not be used from this address"
-        return None
+        return self.narrowed_by.refusal(host, now) if self.narrowed_by is not None else None
 
     def is_current(self, now: float) -> bool:
         """Whether it has not expired."""
@@ -68,15 +76,57 @@ class Grant:
         return self._rights() == other._rights()
 
     def _rights(self) -> tuple[object, ...]:
-        return self.targets, self.places, self.networks, self.expires_at, self.max_streams, self.max_sessions
+        return (self.targets, self.places, self.networks, self.expires_at, self.max_streams, self.max_sessions,
+                self.narrowed_by and self.narrowed_by._rights())
 
     def allows_target(self, host: str, port: int) -> bool:
         """Whether streams may go to HOST:PORT, as far as this line is concerned."""
+        if self.narrowed_by is not None and not self.narrowed_by.allows_target(host, port):
+            return False
         return self.targets is None or any(permits(each, (host, port)) for each in self.targets)
 
     def allows_place(self, place: tuple[str, int]) -> bool:
         """Whether sproxy may listen there for the key, as far as this line is concerned."""
+        if self.narrowed_by is not None and not self.narrowed_by.allows_place(place):
+            return False
         return self.places is None or any(permits_place(each, place) for each in self.places)
+
+    def vouched(self, data: bytes, spki: bytes, now: float, living: bool) -> Grant | None:
+        """As the line of a CA: the Grant of a key that has shown the certificate `data`; None if another CA has signed
+        that. `living`: a session has begun with it, so it may have expired. CertificateError."""
+        from mproxy.policy.certificates import CLIENT, CertificateError, parse_certificate, say_names
+        certificate = parse_certificate(data)
+        if certificate.ca != self.spki:
+            return None
+        certificate.check(spki, CLIENT)
+        certificate.check_time(now, living)
+        if self.principals is not None and not self.principals.intersection(certificate.principals):
+            raise CertificateError(f"the certificate is for {say_names(certificate.principals)}, who may not connect")
+        return self._certified(certificate)
+
+    def _certified(self, certificate: Certificate) -> Grant:
+        """What both allow."""
+        from mproxy.policy.certificates import OPTION_NAMES, CertificateError
+        options = {}
+        for name, value in certificate.critical.items():
+            known = OPTION_NAMES.get(name)
+            if known is None:
+                raise CertificateError(f"the certificate has the unknown option {name[:60]!r}")
+            try:
+                options[known] = parse_option(known, value)
+            except UsageError as error:
+                raise CertificateError(f"option {name} of the certificate: {value[:60]!r}: {error}") from None
+        grant = Grant(certificate.spki, self.line, certificate.say())
+        inner = Grant(certificate.spki, self.line, "", options)
+        grant.targets, grant.places, grant.networks = self.targets, self.places, self.networks
+        grant.expires_at, grant.narrowed_by = self.expires_at, inner
+        grant.max_streams = _least(self.max_streams, inner.max_streams)
+        grant.max_sessions = _least(self.max_sessions, inner.max_sessions)
+        return grant
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def parse_grant(text: str, number: int = 1) -> Grant:
@@ -84,13 +134,23 @@ def parse_grant(text: str, number: int = 1) -> Grant:
     options: dict[str, Any] = {}
     if text.split(None, 1)[:1] != [KEY_TYPE]:
         options, text = parse_options(text)
+    if "principals" in options and "cert-authority" not in options:
+        raise UsageError("option principals is for use with cert-authority")
     words = text.split(None, 2)
-    if not words or words[0] != KEY_TYPE:
+    is_ssh = "cert-authority" in options and words[:1] == ["ssh-ed25519"]
+    if not words or (words[0] != KEY_TYPE and not is_ssh):
         raise UsageError(f"no {KEY_TYPE} key on this line")
-    spki = parse_spki(words[1]) if len(words) > 1 else None
+    spki = None
+    if len(words) > 1:
+        spki = _parse_ssh_key(words[1]) if is_ssh else parse_spki(words[1])
     if spki is None:
-        raise UsageError(f"what follows {KEY_TYPE} is not a valid key")
+        raise UsageError(f"what follows {words[0]} is not a valid key")
     return Grant(spki, number, words[2].strip() if len(words) > 2 else "", options)
+
+
+def _parse_ssh_key(text: str) -> bytes | None:
+    from mproxy.policy.certificates import parse_ssh_key
+    return parse_ssh_key(text)
 
 
 def parse_options(text: str) -> tuple[dict[str, Any], str]:
@@ -107,11 +167,13 @@ def parse_options(text: str) -> tuple[dict[str, Any], str]:
                              f" expected one of {', '.join(_OPTIONS)}")
         if name in options:
             raise UsageError(f"option {name} is given twice")
-        if text[end:end + 1] != "=":
-            raise UsageError(f"option {name} needs a value: {name}=\"...\"")
-        value, at = _read_value(text, end + 1, name)
+        value, at = "", end
+        if name not in _SWITCHES:
+            if text[end:end + 1] != "=":
+                raise UsageError(f"option {name} needs a value: {name}=\"...\"")
+            value, at = _read_value(text, end + 1, name)
         try:
-            options[name] = _OPTIONS[name](value)
+            options[name] = parse_option(name, value)
         except UsageError as error:
             raise UsageError(f"option {name}: {value[:80]!r}: {error}") from None
         if text[at:at + 1] != ",":
@@ -120,6 +182,11 @@ def parse_options(text: str) -> tuple[dict[str, Any], str]:
     if text[at:at + 1] not in (" ", "\t"):
         raise UsageError(f"a space or comma must follow option {name}")
     return options, text[at:].lstrip()
+
+
+def parse_option(name: str, value: str) -> Any:
+    """What the value of that option means; UsageError."""
+    return _OPTIONS[name](value)
 
 
 def _read_value(text: str, at: int, name: str) -> tuple[str, int]:
@@ -179,8 +246,19 @@ def _parse_number(value: str) -> int:
     return int(value)
 
 
-_OPTIONS = {"target": _parse_targets, "listen": _parse_places, "from": _parse_networks, "expiry": _parse_expiry,
-            "max-streams": _parse_number, "max-sessions": _parse_number}
+def _parse_principals(value: str) -> frozenset[str]:
+    names = frozenset(part.strip() for part in value.split(","))
+    if "" in names:
+        raise UsageError("not a list of names")
+    return names
+
+
+_SWITCHES = {"cert-authority"}
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "target": _parse_targets, "listen": _parse_places, "from": _parse_networks, "expiry": _parse_expiry,
+    "max-streams": _parse_number, "max-sessions": _parse_number, "cert-authority": lambda _value: True,
+    "principals": _parse_principals}
 
 
 def _within(host: str, networks: tuple[Network, ...]) -> bool:

@@ -1,7 +1,9 @@
 """Whose key is trusted: known_hosts for cproxy, authorized_keys for sproxy, much as in ssh.
 
-known_hosts      HOST:PORT mproxy-ed25519 BASE64 [comment], or via=NAME in place of HOST:PORT
-authorized_keys  [options ]mproxy-ed25519 BASE64 [comment], see mproxy.policy.grants
+known_hosts      HOST:PORT mproxy-ed25519 BASE64 [comment], or via=NAME in place of HOST:PORT; and lines about many
+                 hosts, see mproxy.policy.host_marks
+authorized_keys  [options ]mproxy-ed25519 BASE64 [comment], see mproxy.policy.grants; in a file, and in the files of a
+                 directory
 
 Both: one entry a line; `#` begins a comment line. In authorized_keys an invalid line is skipped with a warning that
 names file and line: it lets nobody in. In known_hosts skipping it would let somebody in, as at a first contact: there
@@ -11,9 +13,12 @@ it means that whoever it may be about is refused.
 from __future__ import annotations
 
 import codecs
+import errno
 import fcntl
 import os
+import re
 import stat
+import time
 
 from mproxy._wire import CloseCode
 from mproxy.ground.config import say_place
@@ -28,12 +33,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mproxy.policy.grants import Grant
+    from mproxy.policy.host_marks import HostMark
     KnownHost = tuple[int, tuple[str, int] | None, bytes | None]
     Stamp = tuple[int, int, int, int, int]
 
 # Larger files are not lists of keys; longer lines are not entries.
 MOST_BYTES = 4 << 20
 LINE_BYTES = 16384
+
+# So many problems with files are told at once.
+MOST_PROBLEMS = 4
+
+# Which files of a directory are lists of keys: not those that editors, package managers and deployments leave there.
+KEY_FILE = re.compile(r"[A-Za-z0-9_][\w@+.-]*", re.ASCII)
+LEFTOVERS = (".bak", ".dpkg-dist", ".dpkg-new", ".dpkg-old", ".new", ".old", ".orig", ".rpmnew", ".rpmorig", ".rpmsave",
+             ".save", ".swp", ".tmp", ".ucf-dist", ".ucf-new", ".ucf-old")
 
 # How long authorized_keys has to stay the same before it ends sessions: longer than editors and deployments take.
 SETTLE_S = 5.0
@@ -53,9 +67,9 @@ class HostTrust:
         self._pinned = pinned
         self._warn = warn
 
-    def verify(self, host: str, port: int, spki: bytes) -> str:
-        """Judge the key that HOST:PORT has proven to hold: "pinned", "known", "new" (and now remembered) or "unwritten"
-        (new, but it could not be remembered).
+    def verify(self, host: str, port: int, spki: bytes, certificate: bytes = b"") -> str:
+        """Judge the key that HOST:PORT has proven to hold, with what it has shown: "pinned", "known", "certified" by a
+        CA, "new" (and now remembered) or "unwritten" (new, but it could not be remembered).
 
         PeerError for any key other than the expected one.
         """
@@ -65,20 +79,32 @@ class HostTrust:
             raise PeerError(CloseCode.KEY_REFUSED, (
                 f"the key of {say_place(host, port)} is not one that --host-fingerprint allows: it offers"
                 f" {fingerprint(spki)}, expected {' or '.join(self._pinned)}"))
-        if self.check(host, port, spki) == "same":
-            return "known"
+        verdict = self.check(host, port, spki, certificate)
+        if verdict != "new":
+            return "known" if verdict == "same" else verdict
         return "new" if self.add(host, port, spki) else "unwritten"
 
-    def check(self, host: str, port: int, spki: bytes) -> str:
-        """"same" or "new"; PeerError if only other keys are known for HOST:PORT, or what is known cannot be read.
+    def check(self, host: str, port: int, spki: bytes, certificate: bytes = b"") -> str:
+        """"same", "certified" or "new"; PeerError if only other keys are known for HOST:PORT, a CA has to vouch for it
+        and does not, its key is revoked, or what is known cannot be read.
 
         MproxyError if the file cannot be read.
         """
-        entries = []
+        entries: list[KnownHost] = []
+        marks: list[HostMark] = []
         if self.path is not None:
             check_readable(self.path)
-            entries = parse_known_hosts(read_list(self.path), self.path, self._warn)
-        return judge_host(entries, self.path, (host, port), spki)
+            entries = parse_known_hosts(read_list(self.path), self.path, self._warn, marks)
+        if not marks:
+            return judge_host(entries, self.path, (host, port), spki)
+        from mproxy.policy.host_marks import judge_marks
+        why = judge_marks(marks, self.path, (host, port), spki, certificate, time.time())
+        if why is None:
+            return "certified"
+        verdict = judge_host(entries, self.path, (host, port), spki)
+        if verdict == "new" and why:
+            raise PeerError(CloseCode.KEY_REFUSED, why)
+        return verdict
 
     def add(self, host: str, port: int, spki: bytes) -> bool:
         """Remember a key; returns whether it is remembered now. What other processes add at the same time stays.
@@ -126,12 +152,25 @@ def judge_host(entries: list[KnownHost], path: str | None, endpoint: tuple[str, 
         f" someone may be intercepting the connection. If the change is legitimate, remove line {path}:{number}"))
 
 
-def parse_known_hosts(data: bytes, path: str, warn: Callable[[str], object]) -> list[KnownHost]:
-    """[(line number, (host, port), spki)] of the file's bytes; None for what cannot be read."""
-    entries = []
+def parse_known_hosts(data: bytes, path: str, warn: Callable[[str], object],
+                      marks: list[HostMark] | None = None) -> list[KnownHost]:
+    """[(line number, (host, port), spki)] of the file's bytes; None for what cannot be read. Lines about many hosts are
+    added to `marks`."""
+    entries: list[KnownHost] = []
     for number, text in lines_of(data):
         words = text.split(None, 3)
         endpoint = spki = None
+        if text.startswith("@"):
+            from mproxy.policy.host_marks import parse_mark
+            try:
+                mark = parse_mark(text, number)
+            except UsageError as error:
+                warn(f"{path}:{number}: {words[0][:80]}: {error}")
+                entries.append((number, None, None))
+            else:
+                if marks is not None:
+                    marks.append(mark)
+            continue
         try:
             endpoint = (words[0], 0) if words[0].startswith(VIA_HOST) else parse_host_port(words[0])
             if len(words) == 1:
@@ -200,9 +239,10 @@ def append_line(fd: int, text: str) -> None:
 # ---- authorized_keys
 
 class AuthorizedKeys:
-    """The keys that may connect, from a file that is read again when it changes.
+    """The keys that may connect, from a file, and the files of the directory of that name with `.d` behind it, that are
+    read again when they change. `path` may be a directory, too.
 
-    As long as there has been no file `exists` is False and everybody may connect, unless `closed`. A file that appears
+    As long as there has been neither `exists` is False and everybody may connect, unless `closed`. A file that appears
     counts from then on; one that vanishes later, or that others could have written, authorises nobody: it fails closed.
 
     Newcomers are judged by the file as it is. Existing sessions are judged by the file once it has been the same for
@@ -215,7 +255,7 @@ class AuthorizedKeys:
     """
 
     def __init__(self, path: str | None, warn: Callable[[str], object] = lambda text: None,
-                 moved_in: Callable[[], bool] = lambda: False, closed: bool = False) -> None:
+                 moved_in: Callable[[], bool | None] = lambda: False, closed: bool = False) -> None:
         self.path = path
         self._warn = warn
         self._moved_in = moved_in
@@ -225,30 +265,32 @@ class AuthorizedKeys:
         self._settled: list[Grant] | None = None
         # When the file became what it is; None: sessions have been judged by that.
         self._changed_at: float | None = None
-        self._stamp: Stamp | str | None = None  # of the file last read
+        self._stamp: tuple[Stamp | str | None, ...] | str | None = None  # of the files last read
         self.problem: str | None = None  # why nobody may connect; None: the file is in order
-        there = path is not None and os.path.lexists(path)
+        there = path is not None and (os.path.lexists(path) or os.path.isdir(directory_of(path)))
         self.exists = closed or there
         if there:
             self._stamp = "not read yet"
             self.changed()
         self.settle()
 
-    def find(self, spki: bytes, host: str, now: float) -> Grant:
-        """The Grant for a key at the address `host` and the time `now` (seconds since 1970).
+    def find(self, spki: bytes, host: str, now: float, certificate: bytes = b"") -> Grant:
+        """The Grant for a key, with what it has shown, at the address `host` and the time `now` (seconds since 1970).
 
-        Of several lines with the key the first that allows it counts. PeerError if there is none.
+        Of several lines with the key, or with the CA of its certificate, the first that allows it counts. PeerError if
+        there is none.
         """
-        return _find(self._grants, spki, host, now)
+        return find_grant(self._grants, spki, host, now, certificate)
 
-    def find_living(self, spki: bytes, host: str, now: float) -> Grant | None:
-        """The same for the key of an existing session; None if it began while everybody might connect."""
+    def find_living(self, spki: bytes, host: str, now: float, certificate: bytes = b"") -> Grant | None:
+        """The same for the key of an existing session, whose certificate may have expired; None if it began while
+        everybody might connect."""
         try:
-            return self.find(spki, host, now)
+            return find_grant(self._grants, spki, host, now, certificate, living=True)
         except PeerError:
             if self._changed_at is None:
                 raise
-        return None if self._settled is None else _find(self._settled, spki, host, now)
+        return None if self._settled is None else find_grant(self._settled, spki, host, now, certificate, living=True)
 
     def add(self, spki: bytes, comment: str) -> bool:
         """Append a line for a key, unless the file has one; returns whether it did. It counts once the file is read
@@ -267,7 +309,7 @@ class AuthorizedKeys:
         return True
 
     def changed(self, now: float = 0.0) -> bool:
-        """Read the file again if it has changed; returns whether it had. Costs one stat(2) if it had not.
+        """Read the files again if they have changed; returns whether they had. Costs one stat(2) for each if not.
 
         What could not be used is read each time, until it can.
 
@@ -276,7 +318,7 @@ class AuthorizedKeys:
         if self.path is None:
             return False
         try:
-            stamp = file_stamp(self.path)
+            stamp = list_stamp(self.path)
         except PermissionError:
             if os.geteuid() != self._reader:
                 return False
@@ -290,19 +332,36 @@ class AuthorizedKeys:
         self._stamp, self._grants, self.problem = stamp, grants, problem
         self._changed_at = now
         if problem is not None:
-            self._warn(f"nobody may connect: {problem}")
+            self._warn(f"{'some keys do not count' if grants else 'nobody may connect'}: {problem}")
         elif self._moved_in():
             self._changed_at = now - SETTLE_S
         return True
 
     def _read(self, path: str) -> tuple[list[Grant], str | None]:
-        """What the file grants, and what is wrong with it: that may pass without a change of the file, as when a
-        directory above it could be written by others, or no descriptor was left."""
-        try:
-            check_private(path)
-            return parse_authorized_keys(read_list(path), path, self._warn), None
-        except (MproxyError, OSError) as error:
-            return [], str(getattr(error, "strerror", None) or error)
+        """What the files grant, and what is wrong with them: that may pass without a change, as when a directory above
+        them could be written by others, or no descriptor was left."""
+        grants: list[Grant] = []
+        problems = []
+        left = MOST_BYTES
+        directory = directory_of(path)
+        places = [each for each in (path, directory) if os.path.lexists(each)]
+        while places:
+            place = places.pop(0)
+            try:
+                check_private(place)
+                if os.path.isdir(place):
+                    places[:0] = [os.path.join(place, name) for name in key_files(place)]
+                    continue
+                data = read_list(place)
+                left -= len(data)
+                if left < 0:
+                    raise MproxyError(f"the files of {directory} are larger than {MOST_BYTES >> 20} MiB")
+                grants += parse_authorized_keys(data, place, self._warn)
+            except (MproxyError, OSError) as error:
+                problems.append(str(getattr(error, "strerror", None) or error))
+        if not os.path.lexists(path) and not os.path.isdir(directory):
+            problems.append(os.strerror(errno.ENOENT))
+        return grants, "; ".join(problems[:MOST_PROBLEMS]) or None
 
     def settles(self, now: float) -> bool:
         """Whether sessions are to be checked again at `now`: the file has been unchanged for long enough."""
@@ -324,10 +383,18 @@ class AuthorizedKeys:
         return len({grant.spki for grant in self._grants if grant.expires_at is None or now < grant.expires_at})
 
 
-def _find(grants: list[Grant], spki: bytes, host: str, now: float) -> Grant:
+def find_grant(grants: list[Grant], spki: bytes, host: str, now: float, certificate: bytes = b"",
+               living: bool = False) -> Grant:
+    """As `AuthorizedKeys.find`, among these; `living`: as `find_living`."""
     why, code = "the key is not in authorized_keys", CloseCode.KEY_REFUSED
-    for grant in grants:
-        if grant.spki == spki:
+    for each in grants:
+        grant: Grant | None = each if each.spki == spki and not each.is_authority else None
+        if each.is_authority and certificate:
+            try:
+                grant = each.vouched(certificate, spki, now, living)
+            except MproxyError as error:
+                why = str(error)
+        if grant is not None:
             refusal = grant.refusal(host, now)
             if refusal is None:
                 return grant
@@ -349,8 +416,37 @@ def file_stamp(path: str) -> Stamp | None:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+def list_stamp(path: str) -> tuple[Stamp | str | None, ...] | None:
+    """What changes when a list changes, its directory included; None if there is neither. PermissionError."""
+    directory = directory_of(path)
+    stamps: list[Stamp | str | None] = [file_stamp(path), file_stamp(directory)]
+    if stamps == [None, None]:
+        return None
+    for place in (path, directory):
+        if os.path.isdir(place):
+            for name in key_files(place):
+                stamps += [name, file_stamp(os.path.join(place, name))]
+    return tuple(stamps)
+
+
+def directory_of(path: str) -> str:
+    """Where the files are that count beside a list."""
+    return f"{path}.d"
+
+
+def key_files(directory: str) -> list[str]:
+    """The names of the lists in a directory, in the order in which they count; PermissionError."""
+    try:
+        names = os.listdir(directory)
+    except PermissionError:
+        raise
+    except OSError:
+        return []
+    return sorted(name for name in names if KEY_FILE.fullmatch(name) and not name.endswith(LEFTOVERS))
+
+
 def check_private(path: str) -> None:
-    """MproxyError if another user could have written the file, as with sshd's StrictModes.
+    """MproxyError if another user could have written the file or directory, as with sshd's StrictModes.
 
     The file and every directory above it, up to the home directory, must belong to us or root and not be writable by
     others. (A directory with the sticky bit, such as /tmp, keeps others from replacing our files.) A group that has the
@@ -359,7 +455,7 @@ def check_private(path: str) -> None:
     path = os.path.realpath(path)
     home = os.path.realpath(os.environ.get("HOME") or "/")
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise MproxyError(f"{path} is not a regular file")
     while True:
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX

@@ -25,7 +25,8 @@ from mproxy.ground.words import is_loopback, printable
 from mproxy.io._moves import Moves
 from mproxy.policy.keys import find_spki, fingerprint
 from mproxy.policy.tags import Tags
-from mproxy.policy.trust import AuthorizedKeys
+from mproxy.policy.trust import AuthorizedKeys, directory_of
+from mproxy.programs.own_certificate import OwnCertificate
 from mproxy.programs.own_key import open_context
 
 TYPE_CHECKING = False
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger, Spot
     from mproxy.policy.grants import Grant
+    from mproxy.policy.revoked import RevokedKeys
     from mproxy.transport.keying import Keying, KeyPair
 
 # How often to look whether authorized_keys has changed, or a key's time is over.
@@ -53,8 +55,11 @@ class Access:
         self._pair: KeyPair | None = None  # our key, for datagrams
         self.fingerprint = ""  # of our key
         self._keys = AuthorizedKeys(None)
+        self._revoked: RevokedKeys | None = None
+        self._certificate = OwnCertificate(
+            config.certificate_file, log, is_server=True, named=config.host_certificate is not None)
         self.worker = 0        # in which this process is
-        self._moves: list[Moves] = []  # of the list, one a worker: each event is told once
+        self._moves: list[list[Moves]] = []  # of the lists, some a worker: each event is told once
         # Without a key: for this run.
         self.tags = Tags(os.urandom(32), config.session.session_ttl_us, config.node)
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
@@ -69,6 +74,7 @@ class Access:
             return
         self._context = open_context(config.host_key_file, self._log, is_server=True, named=config.host_key,
                                      use=self._take_key)
+        self._certificate.open(self._context)
         self._keys = self._open_list(config.authorized_keys_file)
         if config.authorized_keys is not None:
             name = printable(config.authorized_keys)
@@ -78,14 +84,29 @@ class Access:
                 raise UsageError(f"--authorized-keys {name}: {self._keys.problem}")
         if self._keys.exists:
             self._tell_keys()
+        if config.revoked_keys is not None:
+            self._open_revoked(config.revoked_keys)
+
+    def _open_revoked(self, path: str) -> None:
+        from mproxy.policy.revoked import RevokedKeys
+        self._revoked = RevokedKeys(path, lambda text: self._log.warning("revoked-keys", why=text))
+        if self._revoked.problem is not None:
+            raise UsageError(f"--revoked-keys {printable(path)}: {self._revoked.problem}")
+        self._tell_revoked(self._revoked)
 
     def _open_list(self, path: str | None) -> AuthorizedKeys:
         def warn(text: str) -> None:
             self._log.warning("authorized-keys", why=text)
         if path is None:
             return AuthorizedKeys(None, closed=self._config.closed)
-        self._moves = [Moves(path) for _ in range(self._config.workers)]
-        return AuthorizedKeys(path, warn, lambda: self._moves[self.worker].last_was_move(), self._config.closed)
+        self._moves = [[Moves(path), Moves(directory_of(path), inside=True), Moves(path, inside=True)]
+                       for _ in range(self._config.workers)]
+        return AuthorizedKeys(path, warn, self._moved_in, self._config.closed)
+
+    def _moved_in(self) -> bool:
+        """Whether all that has happened to the lists is that files took their names by rename."""
+        news = {moves.last_was_move() for moves in self._moves[self.worker]}
+        return True in news and False not in news
 
     def _take_key(self, pem: bytearray) -> None:
         """Tags are made with a secret of the host key, so that they survive a restart of sproxy."""
@@ -109,25 +130,38 @@ class Access:
         """Our side of the agreement on keys for one link. The peer's key is judged afterwards, as with TLS."""
         from mproxy.transport.keying import SESSION_PURPOSE, Keying
         assert self._pair is not None
+        self._pair.certificate = self._certificate.shown
         return Keying(self._pair, False, lambda _spki, _link: None, SESSION_PURPOSE)
 
     def changed(self) -> bool:
-        """Whether running sessions have to be checked by `grant_living` again."""
+        """Whether running sessions have to be checked by `grant_living` again; looks at our own certificate, too."""
+        if self._context is not None:
+            self._certificate.refresh(self._context)
         self._read_keys()
-        return self._keys.settles(time.monotonic())
+        now = time.monotonic()
+        revoked = self._revoked is not None and self._revoked.settles(now)
+        return self._keys.settles(now) or revoked
 
     def reload(self) -> int | None:
         """Take authorized_keys as it is now, for everybody; how many keys may connect, None: everybody may."""
         self._read_keys()
         self._keys.settle()
+        if self._revoked is not None:
+            self._revoked.settle()
         return self._keys.in_force(time.time()) if self._keys.exists else None
 
     def _read_keys(self) -> None:
         if self._keys.changed(time.monotonic()):
             self._tell_keys()
+        if self._revoked is not None and self._revoked.changed(time.monotonic()):
+            self._tell_revoked(self._revoked)
 
     def _tell_keys(self) -> None:
         self._log.info("keys-read", file=self._keys.path, keys=self._keys.in_force(time.time()))
+
+    def _tell_revoked(self, revoked: RevokedKeys) -> None:
+        if revoked.problem is None:
+            self._log.info("revoked-read", file=revoked.path, revoked=len(revoked))
 
     def enrol(self, spki: bytes, comment: str) -> None:
         """Add a key to the list, unless it is in it."""
@@ -135,19 +169,25 @@ class Access:
         if self._keys.exists and self._keys.add(spki, comment):
             self._log.info("key-added", key=fingerprint(spki), file=self._keys.path, why=comment)
 
-    def grant(self, spki: bytes, host: str) -> Grant | None:
-        """The Grant for a key at an address; None if everybody may come in. PeerError."""
+    def grant(self, spki: bytes, host: str, certificate: bytes = b"") -> Grant | None:
+        """The Grant for a key, with the certificate that it has shown, at an address; None if everybody may come in.
+        PeerError."""
         self._read_keys()
+        if self._revoked is not None:
+            self._revoked.check(spki, certificate, living=False)
         if not self._keys.exists:
             return None
-        return self._keys.find(spki, host, time.time())
+        return self._keys.find(spki, host, time.time(), certificate)
 
-    def grant_living(self, spki: bytes, host: str) -> Grant | None:
-        """The same for a key that has a session, about which a file that is just being written decides nothing."""
+    def grant_living(self, spki: bytes, host: str, certificate: bytes = b"") -> Grant | None:
+        """The same for a key that has a session, about which a file that is just being written decides nothing, and
+        whose certificate may have expired since."""
         self._read_keys()
+        if self._revoked is not None:
+            self._revoked.check(spki, certificate, living=True)
         if not self._keys.exists:
             return None
-        return self._keys.find_living(spki, host, time.time())
+        return self._keys.find_living(spki, host, time.time(), certificate)
 
     def say_open(self, listeners: Sequence[tuple[str, int]]) -> None:
         """Log who can reach what, and how to end that; does nothing if only some may connect.

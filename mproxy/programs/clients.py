@@ -45,6 +45,7 @@ class Client:
         self.host = host     # where its newest carrier comes from,
         self.peer = peer     # with the port
         self.holder = holder  # whose place it has
+        self.certificate = b""  # that its key has shown, with which the session began, or a newer one
         self.grant: Grant | None = None          # what its key may do; None: everything
         self.places: dict[int, ServedPlace] = {}    # where sproxy listens for it, by number
         self.kept_places: list[PlaceSocket] = []    # the same of the worker before, until it is taken up
@@ -94,6 +95,7 @@ class Client:
             stdio=self.stdio, resumed=self.resumed, tags=self.tags, began_at=self.began_at, lost_at=self.lost_at,
             away_at=outages.began_at, outages=outages.count, longest_us=outages.longest_us, total_us=outages.total_us,
             resent_bytes=outages.resent_bytes,
+            certificate=self.certificate,
             places=[*self.kept_places, *(each for place in self.places.values() for each in place.memory())])
         keep_record(self.endpoint.session, record.encode())
         if self.on_note is not None:
@@ -111,7 +113,7 @@ def client_of(record: ClientRecord, endpoint: Endpoint, heartbeat_us: int) -> Cl
     client = Client(endpoint, record.spki, record.instance_id, record.host, record.peer, record.holder,
                     record.began_at, heartbeat_us)
     client.stdio, client.resumed = record.stdio, record.resumed
-    client.tags = record.tags
+    client.tags, client.certificate = record.tags, record.certificate
     client.kept_places = record.places
     client.lost_at = record.lost_at
     client.outages.began_at, client.outages.count = record.away_at, record.outages

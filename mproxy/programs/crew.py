@@ -146,7 +146,7 @@ class Crew:
             except PeerError as error:
                 self._reception.refuse(guest, error)
                 return
-            about |= {"spki": guest.spki.hex(), "secret": len(secret)}
+            about |= {"spki": guest.spki.hex(), "certificate": guest.certificate.hex(), "secret": len(secret)}
             words = secret + head
             secret[:] = bytes(len(secret))
         guest.release()
@@ -182,7 +182,7 @@ class Crew:
         secret, words = data[:message["secret"]], bytes(data[message["secret"]:])
 
         def go_on() -> None:
-            guest.go_on(words, secret, bytes.fromhex(message["spki"]))
+            guest.go_on(words, secret, bytes.fromhex(message["spki"]), bytes.fromhex(message["certificate"]))
             secret[:] = bytes(len(secret))
         self._loop.call_slow(go_on)
         data[:] = bytes(len(data))

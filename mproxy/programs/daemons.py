@@ -54,7 +54,7 @@ class Daemons:
     def connect(self, client: Client, stream: int, target: bytes) -> None:
         """Connect or refuse a stream that names its daemon, or whose client has a Grant, or the default daemon has a
         name. PeerError, with nothing done, if the client's key counts no more."""
-        client.grant = self._access.grant_living(client.spki, client.host)
+        client.grant = self._access.grant_living(client.spki, client.host, client.certificate)
         found = self._access.target(target, client.grant)
         most = client.grant.max_streams if client.grant is not None else None
         if found is None:

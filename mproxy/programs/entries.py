@@ -52,7 +52,7 @@ NOT_HERE = {
     **dict.fromkeys(("help", "help-all", "version"), "not an option of an entry"),
 }
 
-PATHS = ("FILE", "DIR", "FILE|DIR|-")
+PATHS = ("FILE", "DIR", "FILE|DIR", "FILE|DIR|-")
 
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")

@@ -25,6 +25,7 @@ from mproxy.policy.trust import HostTrust
 from mproxy.programs import probes
 from mproxy.programs.between import CommandRun, ProxyBetween
 from mproxy.programs.findings import FAULT, NOTE, OK, WARNING, CheckResult, say_s
+from mproxy.programs.own_certificate import OwnCertificate
 from mproxy.programs.own_key import open_context
 from mproxy.service.survey import survey
 
@@ -66,6 +67,15 @@ LANGUAGES: dict[CloseCode | None, str] = {
     CloseCode.VERSION_ERROR: "install the same release of mproxy on both sides"}
 
 
+class Notes(probes.Silence):
+    """What is said of our certificate."""
+
+    why = ""
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        self.why = str(fields["why"])
+
+
 class Examination:
     """Of the path to one sproxy, as the cproxy with this configuration would have it."""
 
@@ -79,6 +89,7 @@ class Examination:
         self._with_session = with_session
         self._long = long
         self._context: TlsContext | None = None
+        self._notes = Notes()
         self._has_key = True
         self._spki = b""                         # the server's
         self._trust: str | PeerError = ""        # what is to be thought of that
@@ -144,6 +155,8 @@ class Examination:
             self._has_key = config.key is not None or bool(config.key_file and os.path.lexists(config.key_file))
             self._context = open_context(config.key_file if self._has_key else None, probes.Silence(),
                                          is_server=False, named=config.key)
+            OwnCertificate(config.certificate_file, self._notes, is_server=False,
+                           named=config.certificate is not None).open(self._context)
 
     # ---- from a name to connections
 
@@ -219,14 +232,14 @@ class Examination:
 
     # ---- who answers
 
-    def _judge(self, spki: bytes) -> None:
+    def _judge(self, spki: bytes, certificate: bytes) -> None:
         """As cproxy does, but nothing is remembered."""
         self._spki = spki
         config = self._config
         trust = HostTrust(config.known_hosts_file, config.host_fingerprint)
         try:
             pinned = bool(config.host_fingerprint)
-            self._trust = (trust.verify if pinned else trust.check)(self._host, self._port, spki)
+            self._trust = (trust.verify if pinned else trust.check)(self._host, self._port, spki, certificate)
         except PeerError as error:
             self._trust = error
             raise
@@ -303,6 +316,8 @@ class Examination:
                 "to be sure that it is the right one, compare it with 'mproxy keygen --host' on the server"),
                 offered=key)
         where = "--host-fingerprint" if self._trust == "pinned" else self._config.known_hosts_file
+        if self._trust == "certified":
+            return CheckResult("trust", OK, f"a CA in {where} says that its key is {key}", offered=key)
         return CheckResult("trust", OK, f"its key is the one in {where}: {key}", offered=key)
 
     def _own_key(self, heard: Heard) -> Generator[CheckResult, None, bool]:
@@ -310,6 +325,9 @@ class Examination:
         named = f" ({ours})" if self._has_key and ours else ""
         code = heard.error.code if heard.error is not None else None
         if code == CloseCode.UNKNOWN_SESSION:
+            if self._notes.why:
+                yield CheckResult("key", WARNING, f"our certificate: {self._notes.why}", (
+                    "sproxy lets us in only if it knows the key itself; else have the CA sign a new one"), key=ours)
             if self._context is None:
                 yield CheckResult("key", NOTE, "without encryption there are no keys: anybody may come in")
             elif self._has_key:

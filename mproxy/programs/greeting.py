@@ -112,8 +112,8 @@ class ReceptionHost:
         """The rank that a guest has by the routing tag it shows."""
         raise NotImplementedError
 
-    def judge(self, spki: bytes, address: str) -> None:
-        """A guest's key is proven; PeerError refuses it."""
+    def judge(self, spki: bytes, address: str, certificate: bytes) -> None:
+        """A guest's key is proven, and this was shown with it; PeerError refuses it."""
         raise NotImplementedError
 
     def vouch(self, spki: bytes, peer: str) -> None:
@@ -290,6 +290,7 @@ class Guest:
         self.source = source_of(address[0])  # or the tag that it shows: to which its failures are counted
         self.peer = peer
         self.spki = b""  # its key, proven; empty without encryption
+        self.certificate = b""  # that it has shown with the key
         self.begun = False  # it has sent something
         self.left = False
         self._loop = loop
@@ -344,8 +345,10 @@ class Guest:
     def _judge(self, spki: bytes) -> None:
         if self.local_peer is not None:
             self._reception.host.vouch(spki, self.local_peer)
-        self._reception.host.judge(spki, self.address)
-        self.spki = spki
+        tls = self.greeter.tls
+        certificate = tls.peer_certificate() if tls is not None else b""
+        self._reception.host.judge(spki, self.address, certificate)
+        self.spki, self.certificate = spki, certificate
 
     def _check(self, hello: Hello, channel: bytes) -> None:
         try:
@@ -452,12 +455,12 @@ class SocketGuest(Guest):
         if not self.left:
             self._take(words)
 
-    def go_on(self, about: bytes, secret: bytearray, spki: bytes) -> None:
-        """It has said HELLO to another worker, and proven that it has that key."""
+    def go_on(self, about: bytes, secret: bytearray, spki: bytes, certificate: bytes) -> None:
+        """It has said HELLO to another worker, and proven that it has that key, with this."""
         if self.left:
             return
         self.begun = True
-        self.spki = spki
+        self.spki, self.certificate = spki, certificate
         self._reception.is_known(self)
         if self.left:
             return

@@ -16,6 +16,7 @@ from mproxy.handshake import Caller, Hello
 from mproxy.policy.instance import stdio_name
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import HostTrust
+from mproxy.programs.own_certificate import OwnCertificate
 from mproxy.programs.own_key import open_context
 
 TYPE_CHECKING = False
@@ -44,6 +45,8 @@ class Introduction:
         self._context: TlsContext | None = None    # our key; None without encryption
         self._pem: bytes | None = None             # the same for datagrams, until they are needed
         self._pair: KeyPair | None = None          # and from then on
+        self._certificate = OwnCertificate(
+            config.certificate_file, log, is_server=False, named=config.certificate is not None)
         self._host_spki = b""  # the key of the sproxy that has our session
         self._host_trust = HostTrust(
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
@@ -58,6 +61,7 @@ class Introduction:
         if not config.plaintext:
             self._context = open_context(config.key_file, self._log, is_server=False, named=config.key,
                                          use=self._take_key)
+            self._certificate.open(self._context)
         elif not is_loopback(config.sproxy_host):
             self._log.warning("plaintext", why="--plaintext: anyone on the path can read and change everything")
 
@@ -94,8 +98,15 @@ class Introduction:
 
     def make_caller(self, keys: LinkKeys | None = None) -> Caller:
         """Our side of the handshake on one connection; on a link `keys` were agreed on by `make_keying`."""
-        tls = keys or (Tls(self._context) if self._context is not None else None)
-        return Caller(self._compose_hello, tls, self._judge_host, self._tag)
+        tls = keys or self._make_tls()
+        return Caller(self._compose_hello, tls, lambda spki: self._judge_host(
+            spki, tls.peer_certificate() if tls is not None else b""), self._tag)
+
+    def _make_tls(self) -> Tls | None:
+        if self._context is None:
+            return None
+        self._certificate.refresh(self._context)
+        return Tls(self._context)
 
     def make_keying(self) -> Keying:
         """Our side of the agreement on keys for one link."""
@@ -103,7 +114,11 @@ class Introduction:
         if self._pair is None:
             assert self._pem is not None
             self._pair, self._pem = KeyPair(self._pem, self._config.key_file or "the key"), None
-        return Keying(self._pair, True, lambda spki, _link: self._judge_host(spki), SESSION_PURPOSE)
+        assert self._context is not None
+        self._pair.certificate = self._certificate.refresh(self._context)
+        keying = Keying(self._pair, True, lambda spki, _link: self._judge_host(spki, keying.peer_certificate),
+                        SESSION_PURPOSE)
+        return keying
 
     def welcomed(self, welcome: Welcome) -> None:
         """HELLO was answered."""
@@ -118,14 +133,16 @@ class Introduction:
         """sproxy has seen a carrier of that epoch: the next HELLO has a higher one."""
         self._epoch = max(self._epoch, epoch)
 
-    def _judge_host(self, spki: bytes) -> None:
-        """Raise PeerError unless sproxy's key is the expected one: during a session the one with which it began."""
+    def _judge_host(self, spki: bytes, certificate: bytes) -> None:
+        """Raise PeerError unless sproxy's key, with that certificate, is the expected one: during a session the one
+        with which it began."""
         name = self._config.sproxy_name
         known = bool(self._endpoint.session.session_id)
         if known and spki == self._host_spki:
             return
         try:
-            verdict = self._host_trust.verify(self._config.sproxy_host, self._config.sproxy_port or 0, spki)
+            verdict = self._host_trust.verify(self._config.sproxy_host, self._config.sproxy_port or 0, spki,
+                                              certificate)
         except PeerError:
             raise
         except MproxyError as error:

@@ -34,12 +34,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "  from=\"CIDR,...\"         only from these addresses\n"
         "  expiry=\"2027-01-31\"     not valid from that day on\n"
         "  max-streams=N           connections at once, in all its sessions\n"
-        "  max-sessions=N          sessions at once")
+        "  max-sessions=N          sessions at once\n"
+        "  cert-authority          it is a CA's: who has its certificate may connect\n"
+        "  principals=\"NAME,...\"   with that: only certificates for one of these")
     parser.add_argument("-f", "--file", metavar="FILE", help=(
         "file of the key (default client-key.pem in $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy; root:"
         " /var/lib/mproxy)"))
     parser.add_argument("--comment", metavar="TEXT", help="comment after the key (default USER@HOST)")
     parser.add_argument("--host", action="store_true", help="sproxy's key instead of a client's (host-key.pem)")
+    parser.add_argument("--openssh", action="store_true", help="print the key as OpenSSH writes it, for ssh-keygen -s")
     parser.add_help_options()
     return parser.parse_args(argv)
 
@@ -51,7 +54,12 @@ def _generate(options: argparse.Namespace) -> int:
     existing = read_identity(path)
     identity, new = (existing, False) if existing else take_identity(path)
     wipe(identity.pem)
-    line = public_line(identity.spki, own_name() if options.comment is None else options.comment)
+    comment = own_name() if options.comment is None else options.comment
+    if options.openssh:
+        from mproxy.policy.certificates import ssh_public_line
+        line = ssh_public_line(identity.spki, comment)
+    else:
+        line = public_line(identity.spki, comment)
     try:
         os.write(1, f"{line}\n".encode())
     except OSError as error:

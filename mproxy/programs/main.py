@@ -31,6 +31,7 @@ PROGRAMS = {
     "web": ("mproxy.programs.web", "main", "the same as a page in the browser, live"),
     "doctor": ("mproxy.programs.doctor", "main", "find out why there is no session, and what to do"),
     "keygen": ("mproxy.programs.keygen", "main", "create this client's key"),
+    "certify": ("mproxy.programs.certify", "main", "sign a key with that of a CA"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
     "copy": ("mproxy.programs.copying", "main", "copy files to or from another host, as scp does, over UDP"),

@@ -352,6 +352,8 @@ def cproxy_parser() -> OneLineParser:
     group = parser.add_argument_group("trust")
     parser.add(group, "--key", parse_name, metavar="FILE", help=(
         "our key (default client-key.pem in --state-dir, created if missing)"))
+    parser.add(group, "--certificate", parse_name, metavar="FILE", help=(
+        "a CA's certificate for our key (default client-key-cert.pub beside the key, if it is there)"))
     parser.add(group, "--known-hosts", parse_name, metavar="FILE", help=(
         "remember the keys of servers here (default known_hosts in --state-dir)"))
     parser.add(group, "--host-fingerprint", parse_fingerprint, metavar="SHA256:...", action="append", help=(
@@ -364,13 +366,14 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     """The CproxyConfig of the command line `argv`, without the program's name."""
     parser = cproxy_parser()
     given, words = parser.split(argv)
-    _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
+    _refuse_together(given, "plaintext", ("key", "certificate", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", (
         "plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic", "remote"))
     _refuse_together(given, "plain", (
         "target", "forward", "dynamic", "remote", "carrier", "proxy", "via", "via_terminal", "eager", "idle",
         "idle_heartbeat",
-        "connect_timeout", "stay", "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
+        "connect_timeout", "stay", "notify", "state_dir", "key", "certificate", "known_hosts", "host_fingerprint",
+        *_SESSION_ONLY))
     _refuse_together(given, "via", ("proxy", "stay"))
     if given.get("carrier") == "datagram":
         _refuse_together(given, "carrier", ("plaintext", "proxy", "via", "stay"))
@@ -457,9 +460,13 @@ def sproxy_parser() -> OneLineParser:
     group = parser.add_argument_group("trust")
     parser.add(group, "--host-key", parse_name, metavar="FILE", help=(
         "our key (default host-key.pem in --state-dir, created if missing)"))
-    parser.add(group, "--authorized-keys", parse_name, metavar="FILE", help=(
-        "only the keys in this file may connect (default authorized_keys in --state-dir; without that file anyone may"
-        " connect, and the log says how to prevent it)"))
+    parser.add(group, "--host-certificate", parse_name, metavar="FILE", help=(
+        "a CA's certificate for our key (default host-key-cert.pub beside the key, if it is there)"))
+    parser.add(group, "--authorized-keys", parse_name, metavar="FILE|DIR", help=(
+        "only the keys in this file, and in the files of the directory FILE.d, may connect (default authorized_keys in"
+        " --state-dir; without that file anyone may connect, and the log says how to prevent it)"))
+    parser.add(group, "--revoked-keys", parse_name, metavar="FILE", help=(
+        "keys, and certificates by serial or id, that count no more"))
     group.add_argument("--closed", action="store_true", default=None, help=(
         "as long as there is no authorized_keys, let nobody in"))
     group.add_argument("--trust-attached", action="store_true", default=None, help=(
@@ -480,12 +487,11 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
         raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
         "single", "allow", "allow_listen", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished",
-        "memory_limit", "state_dir", "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle", "udp",
-        "node", "accept_proxy", "routed", *_SESSION_ONLY))
+        "memory_limit", "state_dir", "exit_idle", "udp", "node", "accept_proxy", "routed", *_SPROXY_KEYS,
+        *_SESSION_ONLY))
     if "routed" in given and "accept_proxy" not in given:
         raise UsageError("--routed is for use with --accept-proxy")
-    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached",
-                                         "udp"))
+    _refuse_together(given, "plaintext", (*_SPROXY_KEYS, "source_per_key", "udp"))
     if given.get("workers", 1) > 1:
         _refuse_together(given, "workers", ("plain", "udp", "survive"))
         if given.setdefault("keeper", True) is False:
@@ -550,6 +556,10 @@ CARRIERS = ("tcp", "datagram", "auto")
 _SESSION_ONLY = (
     "plaintext", "heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions",
     "keeper")
+
+
+# What is about keys: without encryption there are none.
+_SPROXY_KEYS = ("host_key", "host_certificate", "authorized_keys", "revoked_keys", "closed", "trust_attached")
 
 
 def _refuse_together(given: dict[str, Any], first: str, others: Iterable[str]) -> None:

@@ -169,17 +169,18 @@ class Heard:
 
 
 def ask_for_session(sock: socket.socket, config: CproxyConfig, context: TlsContext | None,
-                    judge: Callable[[bytes], object], patience_s: float, list_bytes: int = 0,
+                    judge: Callable[[bytes, bytes], object], patience_s: float, list_bytes: int = 0,
                     said: bytes = b"", unwrap: Callable[[bytes], bytes] = bytes) -> Heard:
-    """Ask an sproxy for a session that there never was. Closes the socket. `list_bytes` go behind the question; `said`
-    is what came before, and `unwrap` gives of what comes that which is for us."""
+    """Ask an sproxy for a session that there never was, after `judge(its key, its certificate)`. Closes the socket.
+    `list_bytes` go behind the question; `said` is what came before, and `unwrap` gives of what comes that which is for
+    us."""
     def compose() -> tuple[Hello, bytes, bytes]:
         hello = make_hello(config, os.urandom(_wire.SESSION_ID_BYTES), os.urandom(_wire.INSTANCE_ID_BYTES),
                            time.time_ns() // 1000)
         return hello, bytes(list_bytes), os.urandom(_wire.SECRET_BYTES)
 
     tls = Tls(context) if context is not None else None
-    caller = Caller(compose, tls, judge)
+    caller = Caller(compose, tls, lambda spki: judge(spki, tls.peer_certificate() if tls is not None else b""))
     heard = Heard()
     cut_off: OSError | None = None
     began = time.monotonic()

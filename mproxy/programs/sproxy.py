@@ -36,7 +36,7 @@ from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
 from mproxy.programs.served_places import ServedPlaces
 from mproxy.programs.sharing import share_out
-from mproxy.programs.twins import check_epoch, check_twin, unknown_session
+from mproxy.programs.twins import check_epoch, check_list, check_twin, unknown_session
 from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
@@ -60,10 +60,6 @@ if TYPE_CHECKING:
     from mproxy.programs.link_guest import LinkDoor
     from mproxy.service.control import Command, Desk, Reply, Server
     from mproxy.service.log import Log
-
-# A longer list of streams is not an honest one (docs/protocol.md, section 8).
-LIST_BYTES = 4 * _wire.HEADER_BYTES
-LIST_BYTES_MORE = 16385 * _wire.HEADER_BYTES
 
 # How long to keep a session without streams and carrier, which has nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000
@@ -223,7 +219,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             else:
                 self._wait_for_carrier(client, self._loop.now() - client.lost_at)
             try:
-                client.grant = self._access.grant_living(client.spki, client.host)
+                client.grant = self._access.grant_living(client.spki, client.host, client.certificate)
             except PeerError as refusal:
                 self._revoke(client, refusal)
             else:
@@ -254,14 +250,14 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._config.trust_attached:
             self._access.enrol(spki, f"attached by {peer}")
 
-    def judge(self, spki: bytes, host: str) -> None:
+    def judge(self, spki: bytes, host: str, certificate: bytes) -> None:
         """Raise PeerError unless the key may connect from that address; it is asked again when a session begins."""
-        self._grant_living(spki, host)
+        self._grant_living(spki, host, certificate)
 
-    def _grant_living(self, spki: bytes, host: str) -> Grant | None:
+    def _grant_living(self, spki: bytes, host: str, certificate: bytes) -> Grant | None:
         """The Grant of a key that may have a session; a refusal says by the site from whom it comes."""
         try:
-            return self._access.grant_living(spki, host)
+            return self._access.grant_living(spki, host, certificate)
         except PeerError as refusal:
             if refusal.code == CloseCode.KEY_REFUSED:
                 refusal.detail = self._site
@@ -282,8 +278,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if not hello.proves(session.secret, channel):
             raise PeerError(CloseCode.BAD_PROOF, "wrong proof for this session")
         check_epoch(hello, session)
-        if hello.list_bytes > LIST_BYTES * self._config.session.max_streams + LIST_BYTES_MORE:
-            raise PeerError(CloseCode.LIMIT_ERROR, "more streams than a session may have")
+        check_list(hello, self._config.session.max_streams)
 
     def admit(self, guest: Guest, hello: Hello) -> None:
         """Take a guest's carrier, whose HELLO was checked; PeerError turns it away."""
@@ -322,13 +317,17 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if client is None:
             raise PeerError(CloseCode.UNKNOWN_SESSION, "the session has ended in the meantime", self._site)
         check_epoch(hello, client.endpoint.session)
-        client.grant = self._grant_living(guest.spki, guest.address)
+        try:
+            client.grant = self._access.grant(guest.spki, guest.address, guest.certificate)
+            client.certificate = guest.certificate
+        except PeerError:
+            client.grant = self._grant_living(guest.spki, guest.address, client.certificate)
         client.host, client.peer = guest.address, guest.peer
         return client
 
     def _begin(self, guest: Guest, hello: Hello) -> Client:
         """A client for a HELLO that wants a new session; ends the one that the same cproxy, or --single, replaces."""
-        grant = self._access.grant(guest.spki, guest.address)
+        grant = self._access.grant(guest.spki, guest.address, guest.certificate)
         former = self._clients.of_instance(guest.spki, hello.instance_id)
         if former is not None:
             if not self._config.single:
@@ -346,7 +345,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         endpoint.default_target = self._default_for(guest.spki)
         client = Client(endpoint, guest.spki, hello.instance_id, guest.address, guest.peer, holder, self._loop.now(),
                         self._config.session.heartbeat_us)
-        client.grant = grant
+        client.grant, client.certificate = grant, guest.certificate
         self._clients.add(client)
         return client
 
@@ -432,7 +431,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client.note()
         self._log.info("moved", session=client.name, peer=client.peer)
         try:
-            client.grant = self._access.grant_living(client.spki, client.host)
+            client.grant = self._access.grant_living(client.spki, client.host, client.certificate)
         except PeerError as refusal:
             self._loop.call_later(0, partial(self._revoke, client, refusal))  # the endpoint is at work
 
@@ -501,7 +500,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                 client.endpoint.default_target = None  # from now on every stream is checked
             if changed or (client.grant is not None and client.grant.expires_at is not None):
                 try:
-                    client.grant = self._access.grant_living(client.spki, client.host)
+                    client.grant = self._access.grant_living(client.spki, client.host, client.certificate)
                 except PeerError as refusal:
                     self._revoke(client, refusal)
                 else:

@@ -3,7 +3,7 @@ whether one that wants its session back may find it elsewhere."""
 
 from __future__ import annotations
 
-from mproxy._wire import CloseCode, HelloFeature
+from mproxy._wire import HEADER_BYTES, CloseCode, HelloFeature
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import session_tag
 
@@ -35,6 +35,17 @@ def check_twin(hello: Hello, former: Client, now: int) -> None:
                         int(heard))
     if session.met and session.streams.open_count and hello.former != session_tag(session.session_id):
         raise PeerError(CloseCode.TWIN, TWIN, 1)
+
+
+# A longer list of streams is not an honest one (docs/protocol.md, section 8).
+LIST_BYTES = 4 * HEADER_BYTES
+LIST_BYTES_MORE = 16385 * HEADER_BYTES
+
+
+def check_list(hello: Hello, most_streams: int) -> None:
+    """Raise PeerError if the list behind a HELLO is longer than one of so many streams can be."""
+    if hello.list_bytes > LIST_BYTES * most_streams + LIST_BYTES_MORE:
+        raise PeerError(CloseCode.LIMIT_ERROR, "more streams than a session may have")
 
 
 def check_epoch(hello: Hello, session: Session) -> None:

@@ -51,6 +51,10 @@ DISAGREE = "the keys do not agree"  # all that a refused peer is told
 # What the keys are for, when not for files.
 SESSION_PURPOSE = b"mproxy session"
 
+# For sessions, the beginning of what follows a key, and all that is in the initiator's first message: whoever says it
+# takes certificates (mproxy.policy.certificates). Sides that do not know it say nothing, and hear nothing of it.
+TAKES_CERTIFICATES = b"\1"
+
 # Whoever has one packet can try secrets against it for ever, so each try is made expensive: scrypt (RFC 7914) with
 # 64 MiB and a third of a second, which is what OWASP's password storage guide asks for. Both sides must arrive at the
 # same key before either knows the other, so the salt is the same for everybody.
@@ -101,9 +105,12 @@ class Key:
 
 
 class KeyPair:
-    """An Ed25519 key in the place of a Key: that of a proxy, of which its certificate is made, too."""
+    """An Ed25519 key in the place of a Key: that of a proxy, of which its container for TLS is made, too.
+
+    `certificate` is shown with it to peers that take one."""
 
     psk = b""
+    certificate = b""
 
     def __init__(self, pem: bytes | bytearray, path: str) -> None:
         self.seed = _seed_of(pem, path)
@@ -169,6 +176,8 @@ class Keying(KeyExchange):
         self._cipher = Cipher.AESGCM
         self._judged = False
         self.peer_spki = b""  # the peer's key, once it has proven it
+        self.peer_certificate = b""  # what it has shown with that: anything, as the peer may have made it up
+        self._peer_takes = False  # certificates
 
     @property
     def link_keys(self) -> LinkKeys | None:
@@ -176,7 +185,7 @@ class Keying(KeyExchange):
         handshake = self._handshake
         if handshake is None or not handshake.finished:
             return None
-        return LinkKeys(handshake.exporter(), self.peer_spki)
+        return LinkKeys(handshake.exporter(), self.peer_spki, self.peer_certificate)
 
     def take(self, link: Link, data: bytes) -> None:
         message: bytes | None = data
@@ -216,16 +225,31 @@ class Keying(KeyExchange):
         return handshake, message
 
     def _identity(self, handshake: Handshake) -> bytes:
-        """The Ed25519 key that our static key is made of, once the message can carry it in secret."""
-        shows = not self._key.psk and handshake.shows_static
-        return self._key.public if shows else b""
+        """The Ed25519 key that our static key is made of, once the message can carry it in secret, with what vouches
+        for it."""
+        if self._key.psk:
+            return b""
+        if not handshake.shows_static:
+            return TAKES_CERTIFICATES if self._takes else b""
+        if not self._peer_takes:
+            return self._key.public
+        return self._key.public + TAKES_CERTIFICATES + getattr(self._key, "certificate", b"")
+
+    @property
+    def _takes(self) -> bool:
+        return self._purpose == SESSION_PURPOSE
 
     def _heard(self, payload: bytes, handshake: Handshake, link: Link) -> None:
-        if self._key.psk or not handshake.remote_static or self._judged:
+        if self._key.psk or self._judged:
             return
-        if len(payload) != 32 or x25519_public(payload) != handshake.remote_static:
+        if not handshake.remote_static:
+            self._peer_takes = self._takes and payload.startswith(TAKES_CERTIFICATES)
+            return
+        if (x25519_public(payload[:32]) != handshake.remote_static
+                or (len(payload) > 32 and not (self._takes and payload.startswith(TAKES_CERTIFICATES, 32)))):
             raise NoiseError("the peer did not prove that it holds the key it presented")
-        self.peer_spki = SPKI_PREFIX + payload
+        self._peer_takes = len(payload) > 32
+        self.peer_spki, self.peer_certificate = SPKI_PREFIX + payload[:32], payload[33:]
         self._judge(self.peer_spki, link)
         self._judged = True
 
@@ -237,9 +261,10 @@ class LinkKeys:
     finished = True
     broken = False
 
-    def __init__(self, exporter: bytes, spki: bytes) -> None:
+    def __init__(self, exporter: bytes, spki: bytes, certificate: bytes = b"") -> None:
         self._exporter = exporter
         self._spki = spki
+        self._certificate = certificate
 
     def receive(self, data: bytes) -> bytes:
         """What the peer has sent."""
@@ -256,6 +281,10 @@ class LinkKeys:
     def peer_spki(self) -> bytes:
         """The peer's key, as DER SubjectPublicKeyInfo."""
         return self._spki
+
+    def peer_certificate(self) -> bytes:
+        """What the peer has shown with it."""
+        return self._certificate
 
     def hand_over(self) -> bytearray:
         """A link cannot go to another process."""

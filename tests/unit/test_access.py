@@ -1,5 +1,6 @@
 """Access to sproxy: where streams may go, which keys are let in, and what happens when the clock jumps."""
 
+import os
 import socket
 import subprocess
 
@@ -93,10 +94,10 @@ def test_a_file_that_was_named_must_be_there(make, tmp_path):
 def test_a_file_that_was_named_must_be_of_use(make, tmp_path):
     """A file that lets nobody in is an error at the start, not just a line in the log."""
     named = tmp_path / "list"
-    named.mkdir()
+    os.mkfifo(named)
     with pytest.raises(UsageError, match="not a regular file"):
         make(None, authorized_keys=str(named))
-    named.rmdir()
+    named.unlink()
     named.touch(mode=0o666)
     named.chmod(0o666)
     with pytest.raises(UsageError, match="chmod go-w"):

@@ -6,6 +6,7 @@ import zlib
 import pytest
 
 from mproxy._wire import MAX_PLACES
+from mproxy.policy import certificates
 from mproxy.programs.client_record import ClientRecord, DamagedRecord, PlaceSocket, decode_record
 
 SPKI = bytes(range(44))
@@ -13,6 +14,7 @@ MOST_BYTES = 2040  # what there is room for in the arena
 FACTS = {
     "spki": SPKI, "instance_id": bytes(range(16)), "host": "fe80::1%eth0", "peer": "[fe80::1%eth0]:4000",
     "holder": "fe80::/64", "stdio": False, "resumed": True, "tags": [1 << 63, 7], "began_at": 5_000_000, "places": [],
+    "certificate": b"",
     "lost_at": 6_000_000, "away_at": 7_000_000, "outages": 3, "longest_us": 40, "total_us": 60, "resent_bytes": 1 << 40,
 }
 
@@ -24,6 +26,7 @@ def facts_of(record):
 @pytest.mark.parametrize("changes", [
     {}, {"spki": b"", "host": "10.0.0.1", "peer": "10.0.0.1:1", "holder": "10.0.0.1"}, {"holder": SPKI},
     {"stdio": True}, {"resumed": False, "tags": []}, {"lost_at": None, "away_at": None}, {"spki": b"", "holder": b""},
+    {"certificate": bytes(range(200)) * 4},
 ])
 def test_all_of_it_comes_back(changes):
     facts = FACTS | changes
@@ -47,6 +50,16 @@ def test_there_is_room_for_the_longest():
     places = [PlaceSocket(number, 0, 0, 0) for number in range(MAX_PLACES)] * 2
     longest = FACTS | {"host": "h" * 255, "peer": "p" * 255, "holder": "s" * 255, "places": places}
     assert len(ClientRecord(**longest).encode()) <= MOST_BYTES
+    names = {"host": "h" * 62, "peer": "p" * 70, "holder": "s" * 62, "certificate": bytes(certificates.MOST_BYTES)}
+    assert len(ClientRecord(**longest | names | {"tags": [1, 2, 3]}).encode()) <= MOST_BYTES
+
+
+def test_a_certificate_that_is_cut_off_is_noticed():
+    data = ClientRecord(**FACTS | {"certificate": b"word"}).encode()
+    assert data[0] == 3
+    for length in range(len(data)):
+        with pytest.raises(DamagedRecord):
+            decode_record(data[:length])
 
 
 def test_every_changed_bit_is_noticed():
@@ -81,10 +94,10 @@ def test_what_has_a_right_check_may_be_wrong_all_the_same(seed):
             record = decode_record(bytes(changed))
         except DamagedRecord:
             continue
-        assert record.encode()[:1] == (b"\2" if record.places else b"\1")
+        assert record.encode()[:1] == (b"\3" if record.certificate else b"\2" if record.places else b"\1")
 
 
 def test_another_version_is_refused():
-    data = b"\3" + ClientRecord(**FACTS).encode()[1:-4]
+    data = b"\4" + ClientRecord(**FACTS).encode()[1:-4]
     with pytest.raises(DamagedRecord, match="version"):
         decode_record(data + zlib.crc32(data).to_bytes(4, "little"))

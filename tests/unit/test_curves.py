@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from mproxy.ground._curves import ed25519_public_of, ed25519_sign, x25519_agree, x25519_public_of
+from mproxy.ground._curves import ed25519_public_of, ed25519_sign, ed25519_verify, x25519_agree, x25519_public_of
 
 
 def test_ed25519_of_the_specification():
@@ -17,6 +17,11 @@ def test_ed25519_of_the_specification():
                               "18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a")
     assert ed25519_public_of(seed) == ed25519_public_of(bytearray(seed)) == public
     assert ed25519_sign(seed, b"\xaf\x82") == signature
+    assert ed25519_verify(public, signature, b"\xaf\x82")
+    assert not ed25519_verify(public, signature, b"\xaf\x83") and not ed25519_verify(public, b"", b"\xaf\x82")
+    assert not ed25519_verify(public, bytes(64), b"\xaf\x82") and not ed25519_verify(bytes(32), signature, b"\xaf\x82")
+    with pytest.raises(ValueError, match="32 bytes"):
+        ed25519_verify(public[1:], signature, b"")
 
 
 def test_x25519_of_the_specification():

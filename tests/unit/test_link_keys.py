@@ -5,6 +5,7 @@ import pytest
 from mproxy._wire import CloseCode
 from mproxy.ground.errors import PeerError
 from mproxy.ground.key_formats import SPKI_PREFIX
+from mproxy.policy.certificates import MOST_BYTES
 from mproxy.transport.keying import SESSION_PURPOSE, Keying, KeyPair
 from tests import keys
 from tests.unit.test_handshake import SECRET, Client, Server, make_hello, make_welcome
@@ -28,11 +29,20 @@ def judge_nothing(_spki, _link):
     pass
 
 
-def agree(client=1, server=2, purposes=(SESSION_PURPOSE, SESSION_PURPOSE), judge=judge_nothing):
+class OldKeying(Keying):
+    """One of builds that know no certificates: a key, and nothing else, is what it says and hears."""
+
+    _takes = False
+
+
+def agree(client=1, server=2, purposes=(SESSION_PURPOSE, SESSION_PURPOSE), judge=judge_nothing,
+          certificates=(b"", b""), kinds=(Keying, Keying)):
     """(client's, server's) Keying after the handshake."""
     wires = Wire(), Wire()
-    ends = (Keying(KeyPair(keys.pem(client), "client"), True, judge, purposes[0]),
-            Keying(KeyPair(keys.pem(server), "server"), False, judge_nothing, purposes[1]))
+    ends = (kinds[0](KeyPair(keys.pem(client), "client"), True, judge, purposes[0]),
+            kinds[1](KeyPair(keys.pem(server), "server"), False, judge_nothing, purposes[1]))
+    for end, certificate in zip(ends, certificates, strict=True):
+        end._key.certificate = certificate
     ends[0].take(wires[0], b"")
     for turn in range(3):
         ends[1 - turn % 2].take(wires[1 - turn % 2], wires[turn % 2].said.pop())
@@ -72,6 +82,42 @@ def test_a_client_shows_nothing_to_the_wrong_server():
     with pytest.raises(PeerError, match="known_hosts"):
         client.take(wires[0], wires[1].said.pop())
     assert not wires[0].said and wires[0].keys is None
+
+
+def test_certificates_go_with_the_keys():
+    """Goal: the longest fits a handshake message (docs/datagram.md) on its way in either direction."""
+    longest = bytes(range(200)) * 4
+    assert len(longest) == MOST_BYTES
+    client, server = link_keys(certificates=(longest, longest[::-1]))
+    assert (client.peer_certificate(), server.peer_certificate()) == (longest[::-1], longest)
+    client, server = link_keys(certificates=(b"", b"host"))
+    assert (client.peer_certificate(), server.peer_certificate()) == (b"host", b"")
+    wires = Wire(), Wire()
+    pair = KeyPair(keys.pem(1), "both")
+    pair.certificate = longest
+    one = Keying(pair, True, judge_nothing, SESSION_PURPOSE)
+    other = Keying(pair, False, judge_nothing, SESSION_PURPOSE)
+    one.take(wires[0], b"")
+    for turn in range(3):
+        said = wires[turn % 2].said.pop()
+        assert len(said) <= 1024
+        (other, one)[turn % 2].take(wires[1 - turn % 2], said)
+
+
+@pytest.mark.parametrize("kinds", [(OldKeying, Keying), (Keying, OldKeying), (OldKeying, OldKeying)])
+def test_sides_of_before_certificates_agree_as_ever(kinds):
+    client, server = link_keys(certificates=(b"client's", b"host's"), kinds=kinds)
+    assert client.peer_spki() == SPKI_PREFIX + KeyPair(keys.pem(2), "server").public
+    assert client.peer_certificate() == server.peer_certificate() == b""
+
+
+@pytest.mark.parametrize("payload", [b"", b"k" * 31, b"k" * 33, b"k" * 32 + b"\2cert"])
+def test_what_is_neither_a_key_nor_one_with_a_certificate_is_refused(payload):
+    class Odd(Keying):
+        def _identity(self, handshake):
+            return payload.replace(b"k" * 32, self._key.public) if handshake.shows_static else b""
+    with pytest.raises(PeerError, match="did not prove"):
+        agree(kinds=(Odd, Keying))
 
 
 def test_a_link_for_files_is_none_for_sessions():

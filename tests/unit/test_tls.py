@@ -43,6 +43,23 @@ def test_handshake_in_pieces(size):
     assert other.peer_spki() == context(1, False).spki
 
 
+def test_what_vouches_for_a_key_is_shown_with_it():
+    """Goal: from the next connection on, until it is replaced or taken back."""
+    contexts = TlsContext(pem(1), is_server=False), TlsContext(pem(2), is_server=True)
+    longest = bytes(range(200)) * 4
+    for carried in (b"one", b"another", longest, b""):
+        contexts[0].vouch(carried)
+        one, other = joined(Tls(contexts[0]), Tls(contexts[1]))
+        assert (other.peer_certificate(), one.peer_certificate()) == (carried, b"")
+        assert other.peer_spki() == context(1, False).spki
+        contexts[0].vouch(b"later")
+        assert other.peer_certificate() == carried
+        one.forget()
+        assert one.peer_certificate() == b""
+    with pytest.raises(ValueError, match="cannot be shown"):
+        contexts[0].vouch(longest + b"1")
+
+
 def test_first_words_leave_with_the_end_of_the_handshake():
     """The client's Finished and what it seals next are one piece of bytes: no round trip between them."""
     one, other = client(), server()
