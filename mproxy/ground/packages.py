@@ -14,6 +14,7 @@ from mproxy.ground.errors import MproxyError
 # As pip writes them; pyproject.toml has the same.
 KEYS = ("cryptography>=41",)
 CODES = ("spake2>=0.9,<1",)
+BLAKE3 = ("blake3>=0.4,<2",)
 COMPRESSION = ("zstandard>=0.20,<1",)  # before Python 3.14, which has it
 METRICS = ("prometheus-client>=0.16,<1",)
 WEB = ("starlette>=0.40,<2", "uvicorn>=0.30,<1")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
     from mproxy.programs.thrift import Thrift
+    from mproxy.transfer.deletion_out import Deletion
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.workers import Workers
     from mproxy.transport._datagram_endpoint import Link
@@ -38,13 +39,15 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
         self._loop, self._keying, self._observer, self._thrift = loop, keying, observer, thrift
         self._sources: list[SourceFile] = []
         self._readers: Workers | None = None
+        self._deletion: Deletion | None = None
         self._strangers: set[FileSender] = set()  # who have not shown that they have the keys
         self._sender: FileSender | None = None
         self._over = False
 
-    def start(self, sources: Iterable[SourceFile], _addresses: Sequence[Address], readers: Workers) -> None:
+    def start(self, sources: Iterable[SourceFile], _addresses: Sequence[Address], readers: Workers,
+              deletion: Deletion | None = None) -> None:
         """Let the receiver in from now on. Addresses are for those who dial."""
-        self._sources, self._readers = list(sources), readers
+        self._sources, self._readers, self._deletion = list(sources), readers, deletion
 
     def give_up(self, code: int, reason: str) -> None:
         """End everything, with this reason; the observer is told."""
@@ -119,7 +122,7 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
             sender.give_up(EndCode.ABORTED, TAKEN)
             return
         self._sender = sender
-        sender.start(self._sources)
+        sender.start(self._sources, self._deletion)
 
     def on_file(self, source: SourceFile) -> None:
         self._observer.on_file(source)

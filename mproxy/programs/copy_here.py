@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop, Watch
     from mproxy.programs.copy_places import Landing
+    from mproxy.programs.deleting import Deleting
     from mproxy.programs.early_search import EarlySearch
     from mproxy.programs.packet_pipe import PacketPipe
     from mproxy.programs.progress import Progress
@@ -87,6 +88,7 @@ class Copy(Program):
         self._search: EarlySearch | None = None
         self._secret = os.urandom(32)
         self._left_out = 0
+        self._deleting: Deleting | None = None  # of what is copied here
         self._landing: Landing | None = None  # of what is copied here
         self._dials = 0
         self._told = False  # that ssh carries the packets, if it does
@@ -100,10 +102,14 @@ class Copy(Program):
         from mproxy.programs.transfer import PARTIAL
         return status or (PARTIAL if self._left_out else 0)
 
+    @property
+    def _deletes(self) -> bool:
+        return bool(self._config.options.get("delete"))
+
     def start(self) -> None:
         """Begin ssh at once: everything else can be done while it is at it."""
         config = self._config
-        if config.pushes and config.dry_run:
+        if config.pushes and config.dry_run and not self._deletes:
             self._send(("", 0), {})
             return
         try:
@@ -134,7 +140,7 @@ class Copy(Program):
                 if path != "-":
                     look_at_source(path)
             asked |= {"target": config.target, "several": len(config.paths) > 1,
-                      "options": config.for_one(RECEIVERS)}
+                      "dry_run": config.dry_run, "options": config.for_one(RECEIVERS)}
         else:
             landing = self._landing = find_landing(config.target, len(config.paths) > 1)
             asked |= {"paths": config.paths, "renamed": landing.name, "dry_run": config.dry_run,
@@ -186,8 +192,10 @@ class Copy(Program):
             for path, why in answer.get("left_out", ()):
                 self._log.warning("left-out", file=str(path), why=str(why))
             self._left_out = int(answer.get("left_out_count", 0))
-            if self._config.dry_run:
+            if self._config.dry_run and not self._config.pushes:
                 self._list(answer["names"])
+            if self._config.dry_run and "port" not in answer:
+                self._list_alone()
                 return
             place = str(answer["address"]), int(answer["port"])
         except (KeyError, TypeError, ValueError):
@@ -208,6 +216,12 @@ class Copy(Program):
                 write_line({"file": name, "kind": kind, "bytes": size})
             else:
                 print(str(name) + "/" * (kind == "directory"))
+
+    def _list_alone(self) -> None:
+        """--dry-run, and there is nothing to be asked that could be deleted."""
+        if self._config.pushes:
+            self._send(("", 0), {}, False)
+            return
         from mproxy.programs.transfer import PARTIAL
         self._status = PARTIAL if self._left_out else 0
         self._loop.stop()
@@ -221,7 +235,7 @@ class Copy(Program):
 
     # ---- the transfer
 
-    def _send(self, place: tuple[str, int], answer: dict[str, Any]) -> None:
+    def _send(self, place: tuple[str, int], answer: dict[str, Any], deletes: bool = True) -> None:
         from mproxy.programs.send import Send, check_names
         config = self._config
         renamed = answer.get("renamed")
@@ -229,6 +243,7 @@ class Copy(Program):
             paths = config.paths if renamed else without_dots(config.paths)
             check_names(paths)
             settings = self._settings(SENDERS, place).replace(paths=tuple(paths), renamed=renamed)
+            settings = settings.replace(delete=settings.delete and deletes)
         except MproxyError as error:
             self._fail(str(error), USAGE)
             return
@@ -239,6 +254,9 @@ class Copy(Program):
         from mproxy.programs.recv import Recv
         config = self._config
         assert self._landing is not None
+        if config.dry_run and not os.path.isdir(self._landing.directory):
+            self._list_alone()
+            return
         try:
             make_directory_of(self._landing)
         except MproxyError as error:
@@ -248,6 +266,10 @@ class Copy(Program):
         recv = Recv(settings, self._log, self._loop, self._look_up(place), PROGRAM,
                     asked_for(config.paths, self._landing.name))
         self._progress = Progress(self._loop, self._log, config.quiet)
+        if self._deletes:
+            from mproxy.programs.deleting import Deleting
+            recv.deleting = self._deleting = Deleting(settings, self._log, self._loop, "this host",
+                                                      self._progress.close)
         self._begin(recv)
         self._progress.start(int(answer["bytes"]), lambda: recv.done_bytes, int)
 
@@ -259,7 +281,8 @@ class Copy(Program):
         return TransferConfig(
             datagram=DatagramConfig(sealed=True, **config.datagram), secret=self._secret,
             host=config.remote.host, port=place[1], bind=config.bind, json=config.json, quiet=config.quiet,
-            dry_run=config.dry_run, log_level=config.log_level, log_format=config.log_format, **config.for_one(names))
+            dry_run=config.dry_run, yes=config.yes, log_level=config.log_level, log_format=config.log_format,
+            **config.for_one(names))
 
     def _begin(self, transfer: Send | Recv) -> None:
         self._transfer = transfer
@@ -400,5 +423,7 @@ class Copy(Program):
             self._progress.close()
         if self._pipe is not None and self._pipe.carried:
             self._tell_of_ssh()  # it was over before anybody looked
+        if self._deleting is not None and not self._deleting.was_asked and self.exit_status:
+            self._deleting.on_not_deleted("not everything was found, or has arrived")
         if self._ssh is not None:
             self._ssh.end_now(KILL_AFTER_S)

@@ -6,6 +6,7 @@ from mproxy.ground.config import LOG_LEVELS, LogConfig, Setting
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import parse_command, parse_name, parse_port
 from mproxy.programs.copy_places import parse_place
+from mproxy.programs.deleting import check_deletion
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.transfer import add_path_options, add_source_options, take_datagram, take_rules
 
@@ -46,8 +47,8 @@ examples:
 """
 
 # What goes to the end that sends, and to the one that receives.
-SENDERS = ("links", "rules", "update", "limit", "xattrs", "delta", "compress")
-RECEIVERS = ("perms", "force", "xattrs")
+SENDERS = ("links", "rules", "update", "limit", "xattrs", "delta", "compress", "delete")
+RECEIVERS = ("perms", "force", "xattrs", "delete")
 
 
 class CopyConfig(LogConfig):
@@ -63,6 +64,7 @@ class CopyConfig(LogConfig):
     options: Setting[dict[str, Any]] = Setting({})  # of the transfer, by their names in TransferConfig
     bind: Setting[str | None] = Setting(None)
     dry_run = Setting(False)
+    yes = Setting(False)
     json = Setting(False)
     quiet = Setting(False)
 
@@ -104,6 +106,7 @@ def parse_copy(argv: list[str] | None) -> CopyConfig:
         parser.error(f"missing argument: {('FILE', 'PATH')[len(words)]}; expected FILE... [USER@]HOST:PATH, or"
                      " [USER@]HOST:FILE... PATH")
     take_rules(given)
+    check_deletion(given, words)
     if "compress" in given:  # either side needs what reads and what writes it
         from mproxy.transfer import zstd
         zstd.load()

@@ -27,6 +27,7 @@ from mproxy.programs.transfer_config import TransferConfig
 from mproxy.service.exit import USAGE, complain
 from mproxy.service.run import Program, run_program
 from mproxy.transfer import zstd
+from mproxy.transfer.deletion_out import NOT_ALL_FOUND, Deletion, DeletionObserver
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.walk import find_sources
 from mproxy.transfer.workers import Workers
@@ -37,12 +38,13 @@ from mproxy.transport.one_time import OneTimeKeying
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from mproxy.io._loop import Loop
     from mproxy.service.control import Command
     from mproxy.service.log import Log
+    from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.source_file import SourceFile
 
 PROGRAM = "mproxy copy"
@@ -88,6 +90,9 @@ def main() -> int:
     try:
         request = CopyRequest(line)
         config = _configure(request)
+        if request.dry_run and config.output is not None and not os.path.isdir(config.output):
+            os.write(1, pack_answer({}))  # nothing is there that could be deleted
+            return 0
     except MproxyError as error:
         return _refuse(str(error))
     return run_program("mproxy recv", lambda _argv: config, lambda config, log, loop: OtherEnd(
@@ -128,7 +133,8 @@ def _configure(request: CopyRequest) -> TransferConfig:
             zstd.load()
         return request.config.replace(paths=tuple(paths), renamed=request.renamed)
     landing = find_landing(at_home(request.target), request.several)
-    make_directory_of(landing)
+    if not request.dry_run:
+        make_directory_of(landing)
     return request.config.replace(output=landing.directory, renamed=landing.name)
 
 
@@ -196,6 +202,13 @@ class OtherEnd(Program):
         self._program.shut_down(signal_name)
 
 
+class Agreement(DeletionObserver):
+    """--delete of what is copied from here: the other end asks."""
+
+    def on_surplus(self, surplus: Sequence[Surplus], answer: Callable[[bool], object]) -> None:
+        answer(True)
+
+
 class Sending(Program, DeliveryObserver):
     """Sends to the one that dials and has the key. `on_found(answer)` is told what there is to send."""
 
@@ -209,6 +222,7 @@ class Sending(Program, DeliveryObserver):
         self._dry_run = dry_run
         self._on_found = on_found
         self._left_out: list[tuple[str, str]] = []
+        self._not_found = False  # something that should be there
         self._delivery = AwaitedDelivery(loop, self._make_keying, self, Thrift(config, loop))
 
     def _make_keying(self) -> OneTimeKeying:
@@ -228,6 +242,7 @@ class Sending(Program, DeliveryObserver):
                                  config.xattrs, config.renamed), self._were_found)
 
     def _leave_out(self, path: str, why: str | OSError) -> None:
+        self._not_found = self._not_found or not isinstance(why, str)
         self._left_out.append((show_name(os.fsencode(path)), why if isinstance(why, str) else why.strerror or ""))
 
     def _were_found(self, sources: list[SourceFile] | None, error: Exception | None) -> None:
@@ -240,10 +255,15 @@ class Sending(Program, DeliveryObserver):
         if self._dry_run:
             answer["names"] = [(show_name(source.name), source.kind.name.lower(), source.expected_bytes)
                                for source in sources]
-        else:
+        deletion = Deletion(sources, self._config.rules, Agreement()) if self._config.delete else None
+        if deletion is not None and self._not_found:
+            deletion.spoil(NOT_ALL_FOUND)
+        if self._dry_run:
+            sources = []
+        if not self._dry_run or deletion is not None:
             answer["port"] = self._listen()
             answer["bytes"] = sum(source.expected_bytes for source in sources if source.kind == FileKind.FILE)
-            self._delivery.start(sources, (), self._workers)
+            self._delivery.start(sources, (), self._workers, deletion)
         self._on_found(answer)
 
     def _listen(self) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
     from mproxy.programs.thrift import Thrift
+    from mproxy.transfer.deletion_out import Deletion
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
     from mproxy.transport.keying import KeyExchange
@@ -80,6 +81,7 @@ class Delivery(SendObserver):
         self._thrift = thrift
         self._asker: Workers | None = None  # the worker that looks names up
         self._sources: list[SourceFile] = []
+        self._deletion: Deletion | None = None
         self._known: set[SourceFile] = set()  # those whose outcome was told
         self._reach: Reach | None = None
         self._sounding: Sounding | None = None
@@ -100,8 +102,10 @@ class Delivery(SendObserver):
         self.takes_attributes = True  # of files, as far as is known
         self.kept_bytes = 0  # that the receiver had at the beginning
 
-    def start(self, sources: Iterable[SourceFile], addresses: Sequence[Address], readers: Workers) -> None:
+    def start(self, sources: Iterable[SourceFile], addresses: Sequence[Address], readers: Workers,
+              deletion: Deletion | None = None) -> None:
         """Dial. `readers` are Workers."""
+        self._deletion = deletion
         self._sources, self._readers = list(sources), readers
         self._heard_at = self._loop.now()
         self._dial(addresses)
@@ -190,7 +194,7 @@ class Delivery(SendObserver):
         self._stop_dialling()
         if self._sender is None and not self._ended:
             sender = self._sender = self._send_over(link)
-            sender.start(self._sources)
+            sender.start(self._sources, self._deletion)
         else:
             self._candidate = self._send_over(link)
 
@@ -227,7 +231,8 @@ class Delivery(SendObserver):
         return at - self._heard_at < self._silence_us and bool(self._ended) and not self._is_spent()
 
     def _is_settled(self) -> bool:
-        return all(source.outcome is not None for source in self._sources)
+        return all(source.outcome is not None for source in self._sources) and (
+            self._deletion is None or self._deletion.is_over)
 
     def _is_spent(self) -> bool:
         return any(source.is_spent for source in self._sources if source.outcome is None)
@@ -290,7 +295,7 @@ class Delivery(SendObserver):
         self._silent, self._why = False, None
         self._observer.on_trouble("dialled-anew", peer=format_host_port(*sender.link.peer),
                                   files=counted(len(self._sources), "file"))
-        sender.start(self._sources)
+        sender.start(self._sources, self._deletion)
 
     def _sources_again(self) -> list[SourceFile]:
         """What has not arrived. A receiver recognises a returning sender by the first thing it announces, so that is

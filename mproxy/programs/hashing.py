@@ -1,4 +1,4 @@
-"""`mproxy hash`: prints the hash of files that `mproxy send` and `mproxy recv` print."""
+"""`mproxy hash`: prints the hash of files that `mproxy send` and `mproxy recv` print, or that b3sum does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 
 from mproxy.ground.errors import UsageError
+from mproxy.ground.packages import BLAKE3, import_packages
 from mproxy.ground.words import escaped
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import FAILED, complain, exit_status
@@ -16,36 +17,43 @@ from mproxy.transfer.tree import LEAF_BYTES, ZERO_DIGEST, block_count, block_len
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PROGRAM = "mproxy hash"
+BLAKE3_BYTES = 8 << 20  # at once: enough to be shared by threads
 
 
 def main(argv: list[str]) -> int:
     """`mproxy hash`; the exit status."""
-    return exit_status(PROGRAM, lambda: _print_hashes(_parse(argv)))
+    return exit_status(PROGRAM, lambda: _print_hashes(*_parse(argv)))
 
 
-def _parse(argv: list[str]) -> Sequence[str]:
+def _parse(argv: list[str]) -> tuple[Sequence[str], Callable[[int], bytes]]:
+    """Files, and what hashes all that can be read from a descriptor."""
     parser = OneLineParser(
-        PROGRAM, f"{PROGRAM} FILE...",
+        PROGRAM, f"{PROGRAM} [options] FILE...",
         "Print the hash of each FILE, as 'mproxy send' and 'mproxy recv' print it.\n"
         "FILE '-' is standard input.",
         "exit status: 0 all were read, 1 one could not be read, 2 wrong command line.")
+    parser.add_argument("--blake3", action="store_true", default=None, help=(
+        "print BLAKE3, as b3sum does; needs the package blake3"))
     parser.add_last(parser, "mproxy")
-    _given, words = parser.split(argv)
+    given, words = parser.split(argv)
     if not words:
         raise UsageError("missing argument: FILE (try 'mproxy hash --help')")
-    return words
+    if given.get("blake3"):
+        import_packages(BLAKE3)
+        return words, blake3_of
+    return words, root_of
 
 
-def _print_hashes(paths: Sequence[str]) -> int:
+def _print_hashes(paths: Sequence[str], hash_of: Callable[[int], bytes]) -> int:
     status = 0
     for path in paths:
         try:
             fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
             try:
-                digest = root_of(fd)
+                digest = hash_of(fd)
             finally:
                 if fd:
                     os.close(fd)
@@ -55,6 +63,17 @@ def _print_hashes(paths: Sequence[str]) -> int:
             continue
         print(f"{digest.hex()}  {escaped(path)}")
     return status
+
+
+def blake3_of(fd: int) -> bytes:
+    """BLAKE3 of all that can be read from a descriptor, with all processors."""
+    from blake3 import blake3
+    state = blake3(max_threads=blake3.AUTO)
+    buffer = bytearray(BLAKE3_BYTES)
+    while length := _fill(fd, buffer):
+        state.update(memoryview(buffer)[:length])
+    digest: bytes = state.digest()
+    return digest
 
 
 def root_of(fd: int) -> bytes:

@@ -63,10 +63,12 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop, Watch
+    from mproxy.programs.deleting import Deleting
     from mproxy.programs.transfer import LookUp
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
+    from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import File
     from mproxy.transport._datagram_endpoint import Link
@@ -140,6 +142,8 @@ def recv_parser() -> OneLineParser:
         "give files and directories the sender's modes, whatever our umask (never set-user-ID and the like)"))
     group.add_argument("--xattrs", action="store_true", default=None, help=(
         "give files and directories the extended attributes and ACLs that 'mproxy send --xattrs' sends"))
+    group.add_argument("--delete", action="store_true", default=None, help=(
+        "let senders with keys delete what they do not have ('mproxy send --delete'), in directories that they send"))
     group.add_argument("--once", action="store_true", default=None, help="exit after the first sender")
     parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
     parser.add(group, "--partial-ttl", parse_duration, metavar="TIME", help=(
@@ -171,6 +175,9 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
     config = configure(given, "host-key.pem", port=port)
     if config.key is not None and config.open:
         raise UsageError("--open and a key cannot be used together: with a key nobody else may send; leave one out")
+    if config.delete and config.open:
+        raise UsageError("--delete and --open cannot be used together: anyone could have files here deleted; use --key"
+                         " or --own-key")
     if config.key is None and not config.open:
         raise UsageError("without keys anyone who can reach the port could write files here: use --key FILE (a secret"
                          " that both sides have) or --own-key, or --open to accept files from anyone")
@@ -243,6 +250,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
                  program: str = PROGRAM, expects: Callable[[bytes], bool] | None = None) -> None:
         self._look_up = look_up or (self._find_sender if config.code else None)
         self._program, self._expects = program, expects
+        self.deleting: Deleting | None = None  # asks the person who has started a copy to here
         self._reach: Reach | None = None
         self._started_at = loop.now()
         self._config, self._log, self._loop = config, log, loop
@@ -302,6 +310,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
         self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)
         self._destination.spread = self._workers.spread
+        self._destination.deletes = self._config.delete and not self._config.open
         if self._config.open:
             self._log.warning("open-door", why=(
                 "--open: anyone who can reach the port can send files; use --key or --own-key to let in only those"
@@ -439,6 +448,14 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         """Too many files are open, here or elsewhere: try again."""
         self._loop.call_later(LOOK_AGAIN_US, again)
 
+    def on_surplus(self, receiver: FileReceiver, surplus: list[Surplus], answer: Callable[[bool], object]) -> None:
+        """A sender would have this deleted, which --delete allows; who copies to here himself is asked."""
+        if self.deleting is not None:
+            self.deleting.on_surplus(surplus, answer)
+            return
+        self._log.info("deleting", peer=say_address(self._receivers.get(receiver, ("?", 0))), files=len(surplus))
+        answer(True)
+
     def on_full(self) -> None:
         """A sender is waiting for a place: one that makes no progress is disconnected."""
         now = time.monotonic()
@@ -493,7 +510,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         if not self._config.once or self._leaving:
             return
         if error is None:
-            self._outcome = self._worst
+            self._outcome = self._worst or (self.deleting.status if self.deleting is not None else 0)
         elif self._look_up is not None or (self._served is not None and self._served == receiver.first):
             self._outcome = STATUS_OF_END.get(code, 1)
         if self._outcome is not None and self._taken is None and (error is None or not self._receivers):

@@ -13,6 +13,7 @@ from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port,
 from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.awaited import MOST_STRANGERS, AwaitedDelivery
+from mproxy.programs.deleting import Deleting, check_deletion
 from mproxy.programs.delivery import Delivery, DeliveryObserver
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
@@ -38,6 +39,7 @@ from mproxy.programs.transfer_keys import explain_refusal, sender_keying
 from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
+from mproxy.transfer.deletion_out import NOT_ALL_FOUND, Deletion
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.walk import find_sources, name_of
 from mproxy.transfer.workers import Workers
@@ -115,6 +117,7 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
     _check_sources(words[:-2])
     take_rules(given)
+    check_deletion(given, words)
     config = configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
     if config.key is not None and config.open:
         raise UsageError("--open and a key cannot be used together: with a key nothing is sent in the clear; leave one"
@@ -137,6 +140,7 @@ def _configure_with_code(given: dict[str, Any], words: Sequence[str]) -> Transfe
     code_keying.load()
     _check_sources(words)
     take_rules(given)
+    check_deletion(given, words)
     return configure(given, "client-key.pem", paths=tuple(words), port=0, code=code_keying.make_code())
 
 
@@ -185,6 +189,7 @@ class Send(Program, DeliveryObserver):
         self._finished = False
         self._watch = Stopwatch()
         self._thrift = Thrift(config, loop)
+        self._deleting: Deleting | None = None
         self._is_quiet = not config.json and not log.writes_info  # what has arrived is not named
 
     def start(self) -> None:
@@ -210,7 +215,7 @@ class Send(Program, DeliveryObserver):
             else:
                 sources = find_sources(config.paths, leave_out, config.links, config.rules, config.update,
                                        config.xattrs, config.renamed)
-            return sources, left_out, [] if config.dry_run or config.code else look_up()
+            return sources, left_out, [] if (config.dry_run and not config.delete) or config.code else look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
 
@@ -229,7 +234,11 @@ class Send(Program, DeliveryObserver):
                 self._left_out(path, why)
             if config.dry_run:
                 self._list(sources)
-                return
+                if not config.delete:
+                    self._finished = True
+                    self.exit_status = self._worst
+                    self._loop.stop()
+                    return
             try:
                 delivery = self._delivery = self._await(config.code, own) if config.code else Delivery(
                     self._loop, self._open(own, addresses), config.host, config.port, look_up,
@@ -239,7 +248,16 @@ class Send(Program, DeliveryObserver):
                 return
         self._began_at, self._total = self._loop.now(), _total_of(sources)
         self._progress.start(self._total, lambda: delivery.done_bytes, lambda: delivery.statistics.get("lost", 0))
-        delivery.start(sources, addresses, self._workers)
+        deletion = self._plan_deletion(sources, left_out) if config.delete else None
+        delivery.start(() if config.dry_run else sources, addresses, self._workers, deletion)
+
+    def _plan_deletion(self, sources: Sequence[SourceFile], left_out: Sequence[tuple[str, str | OSError]]) -> Deletion:
+        config = self._config
+        self._deleting = Deleting(config, self._log, self._loop, config.host or "the other host", self._progress.close)
+        deletion = Deletion(sources, config.rules, self._deleting)
+        if not all(isinstance(why, str) for _path, why in left_out):
+            deletion.spoil(NOT_ALL_FOUND)
+        return deletion
 
     def _open(self, own: socket.socket, addresses: Sequence[Address]) -> DatagramEndpoint:
         config = self._config
@@ -292,8 +310,6 @@ class Send(Program, DeliveryObserver):
 
     def _list(self, sources: Sequence[SourceFile]) -> None:
         """--dry-run: what would be sent."""
-        self._finished = True
-        self.exit_status = self._worst
         for source in sources:
             name = show_name(source.name)
             if self._config.json:
@@ -301,7 +317,6 @@ class Send(Program, DeliveryObserver):
             else:
                 self._progress.clear()
                 print(name + "/" * (source.kind == FileKind.DIRECTORY))
-        self._loop.stop()
 
     def _left_out(self, path: str, why: str | OSError) -> None:
         self._worst = self._worst or PARTIAL
@@ -353,7 +368,7 @@ class Send(Program, DeliveryObserver):
             self._log.warning("sent-plainly", why=why)
         self._progress.close()
         if error is None:
-            self.exit_status = self._worst
+            self.exit_status = self._worst or (self._deleting.status if self._deleting is not None else 0)
         elif self._stopped is not None:
             self.exit_status = INTERRUPTED_BY + self._stopped
         else:

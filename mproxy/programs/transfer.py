@@ -86,7 +86,11 @@ def add_source_options(parser: OneLineParser, group: argparse._ActionsContainer,
     group.add_argument("--include", action="append", dest="rules", type=lambda text: (True, text), metavar="PATTERN",
                        help="send what fits, although a later --exclude would leave it out")
     group.add_argument("--dry-run", action="store_true", default=None, help=(
-        "print the names of what would be sent, and send nothing"))
+        "print the names of what would be sent, and with --delete of what would be deleted, and do neither"))
+    group.add_argument("--delete", action="store_true", default=None, help=(
+        "when everything has arrived, delete there what is in the directories that were sent, and not here; asks"
+        f" before{receiver_too.replace('--xattrs', '--delete')}"))
+    group.add_argument("--yes", action="store_true", default=None, help="with --delete: delete without asking")
     present = group.add_mutually_exclusive_group()
     present.add_argument("--checksum", action="store_false", dest="update", default=None, help=(
         "compare files that the receiver has with the same size by their hash, whatever their times (the default)"))

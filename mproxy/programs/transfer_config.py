@@ -38,6 +38,8 @@ class TransferConfig(LogConfig):
     update = Setting(False)
     delta = Setting(False)  # send of a changed file only what has changed
     compress = Setting(False)
+    delete = Setting(False)  # recv: let senders delete
+    yes = Setting(False)
     limit = Setting(0)  # bits a second; 0: no limit
     renamed: Setting[str | None] = Setting(None)  # what the receiver calls the only one of `paths`
     # recv

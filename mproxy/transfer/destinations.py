@@ -73,6 +73,7 @@ class Destination:
     takes_attributes = False
     takes_bundles = False
     offers_sketches = False  # whether senders may know what the files look like that they replace
+    deletes = False  # what a sender does not have, if it is told to
     spread: Spread  # for long work
 
     def place_of(self, file: File) -> object:

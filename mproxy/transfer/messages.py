@@ -13,6 +13,10 @@
     CODED {index, number, digest, coding, length} ...
     BUNDLE {number of entries} entries ...
                                                       ANSWER {what became of each entry}
+    KEEP {flags, names} ...
+                                                      EXTRA {flags, first number, names} ...
+    REMOVE {flags, ranges of numbers} ...
+                                                      REMOVED {how many, how many not, why not}
     BYE                                               BYE
 
 FILE messages go ahead of the data, as many as the receiver's HELLO allows, and AHEAD before it has come, so that small
@@ -32,6 +36,10 @@ sender does what the receiver's last HELLO says that it can read. One whose HELL
 before the WANT of a file of which the receiver has an older one: what its blocks look like. What was made of CODED
 blocks, and is not what their digests say, is asked for once more after the END, by a second WANT, and comes in BLOCKs
 and another END.
+
+KEEP to REMOVED are for a receiver whose HELLO says that it deletes, when everything has arrived
+(mproxy.transfer.deletion_out): the sender names all that its directories hold, the receiver what is in them beyond
+that, and the sender which of these it does not leave alone. Each KEEP is answered by EXTRAs, the last of which says so.
 
 A RESULT of the sender in place of END says that the source has changed. A root of zeros in END means that the sender
 was asked for only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are
@@ -54,7 +62,8 @@ if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     # What `parse_payload` returns.
-    Message: TypeAlias = "ReceiverHello | File | Want | End | Outcome | Holes | Answers | SketchPart | None"
+    Message: TypeAlias = ("ReceiverHello | File | Want | End | Outcome | Holes | Answers | SketchPart | Keep | Extra"
+                          " | Remove | Removed | None")
 
 TRANSFER_VERSION = 2
 
@@ -90,6 +99,10 @@ BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the 
 BUNDLE = struct.Struct(">I")  # number of entries; then these
 CODED = struct.Struct(f">II{DIGEST_BYTES}sB3xI")  # index, number, digest, coding, length; then the data, coded
 _SKETCH = struct.Struct(f">II{KEY_BYTES}sI")  # index, bytes of a block, key, blocks of the whole; then sums of some
+_KEEP = struct.Struct(">B3x")  # flags; then names
+_EXTRA = struct.Struct(">B3xI")  # flags, number of the first; then names
+_REMOVE = struct.Struct(">B3xI")  # flags, number of ranges
+_REMOVED = struct.Struct(">II")  # how many were removed, how many were not; then text
 _HOLES = struct.Struct(">III")  # index, first block, number of blocks
 _END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
 _RESULT = struct.Struct(f">IB?2x{DIGEST_BYTES}s")  # index, code, made, root; then text
@@ -99,6 +112,11 @@ SPARSE, BY_TIME = 1, 2  # flags of a FILE
 
 # Abilities in a HELLO, each of its own: of a receiver, that it reads a coding, and of a sender, that it uses it.
 PACKED, REBUILT = 1, 2  # as codings of a CODED message: compressed; made of an older file
+DELETES = 4  # of a receiver: what the sender does not have
+
+# Flags of KEEP, EXTRA and REMOVE: this is the last one; KEEP: it goes on with the last directory of the one before;
+# EXTRA: it is the last that answers a KEEP.
+LAST, CONTINUES, ANSWERS = 1, 2, 4
 
 
 class MessageType(enum.IntEnum):
@@ -114,6 +132,10 @@ class MessageType(enum.IntEnum):
     ANSWER = 10
     SKETCH = 11
     CODED = 12
+    KEEP = 13
+    EXTRA = 14
+    REMOVE = 15
+    REMOVED = 16
 
 
 class FileKind(enum.IntEnum):
@@ -144,7 +166,9 @@ _RESULTS = {code.value: code for code in Result}
 _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, MessageType.WANT: _WANT.size,
                 MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
                 MessageType.BYE: 0, MessageType.HOLES: _HOLES.size, MessageType.BUNDLE: BUNDLE.size,
-                MessageType.ANSWER: 1, MessageType.SKETCH: _SKETCH.size + SUM_BYTES, MessageType.CODED: CODED.size}
+                MessageType.ANSWER: 1, MessageType.SKETCH: _SKETCH.size + SUM_BYTES, MessageType.CODED: CODED.size,
+                MessageType.KEEP: _KEEP.size, MessageType.EXTRA: _EXTRA.size, MessageType.REMOVE: _REMOVE.size,
+                MessageType.REMOVED: _REMOVED.size}
 _MOST_BYTES = {MessageType.BLOCK: BLOCK.size + LEAF_BYTES, MessageType.BUNDLE: BUNDLE.size + LEAF_BYTES,
                MessageType.ANSWER: MOST_BUNDLE_ENTRIES, MessageType.CODED: CODED.size + LEAF_BYTES}
 
@@ -252,6 +276,54 @@ class SketchPart(namedtuple("SketchPart", "index block_bytes key count sums")):
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, block_bytes: int, key: bytes, count: int, sums: bytes) -> Self: ...
+
+
+class Keep(namedtuple("Keep", "flags names")):
+    """A KEEP message: directories, each with the names of what is in it and has to stay, all zero-terminated, and a
+    zero behind each directory."""
+
+    __slots__ = ()
+    flags: int
+    names: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, flags: int, names: bytes) -> Self: ...
+
+
+class Extra(namedtuple("Extra", "flags first names")):
+    """An EXTRA message: paths of what the sender does not have, numbered from `first` on, each with `d` or `f` in front
+    (a directory or not), joined by zeros. A directory comes before what is in it."""
+
+    __slots__ = ()
+    flags: int
+    first: int
+    names: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, flags: int, first: int, names: bytes) -> Self: ...
+
+
+class Remove(namedtuple("Remove", "flags ranges")):
+    """A REMOVE message; ranges of numbers are (first, how many)."""
+
+    __slots__ = ()
+    flags: int
+    ranges: tuple[tuple[int, int], ...]
+
+    if TYPE_CHECKING:
+        def __new__(cls, flags: int, ranges: tuple[tuple[int, int], ...]) -> Self: ...
+
+
+class Removed(namedtuple("Removed", "count failed text")):
+    """A REMOVED message: how many were removed, how many could not be, and why the first of these could not."""
+
+    __slots__ = ()
+    count: int
+    failed: int
+    text: str
+
+    if TYPE_CHECKING:
+        def __new__(cls, count: int, failed: int, text: str) -> Self: ...
 
 
 class Bundle(namedtuple("Bundle", "count")):
@@ -373,6 +445,24 @@ def pack_result(index: int, code: Result, root: bytes = bytes(DIGEST_BYTES), tex
     return _pack(MessageType.RESULT, _RESULT.pack(index, code, made, root), encoded)
 
 
+def pack_keep(keep: Keep) -> bytes:
+    return _pack(MessageType.KEEP, _KEEP.pack(keep.flags), keep.names)
+
+
+def pack_extra(extra: Extra) -> bytes:
+    return _pack(MessageType.EXTRA, _EXTRA.pack(extra.flags, extra.first), extra.names)
+
+
+def pack_remove(remove: Remove) -> bytes:
+    return _pack(MessageType.REMOVE, _REMOVE.pack(remove.flags, len(remove.ranges)),
+                 *(_RANGE.pack(*one) for one in remove.ranges))
+
+
+def pack_removed(removed: Removed) -> bytes:
+    encoded = removed.text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
+    return _pack(MessageType.REMOVED, _REMOVED.pack(removed.count, removed.failed), encoded)
+
+
 def pack_bundle(count: int, entries: bytes) -> bytes:
     return _pack(MessageType.BUNDLE, BUNDLE.pack(count), entries)
 
@@ -434,15 +524,36 @@ def _parse_file(payload: bytes) -> File:
 
 def _parse_want(payload: bytes) -> Want:
     index, count = _WANT.unpack(payload[:_WANT.size])
-    if count > MOST_RANGES or len(payload) != _WANT.size + count * _RANGE.size:
+    return Want(index, _parse_ranges(count, payload[_WANT.size:]))
+
+
+def _parse_ranges(count: int, data: bytes) -> tuple[tuple[int, int], ...]:
+    if count > MOST_RANGES or len(data) != count * _RANGE.size:
         raise bad("ranges that do not fill their message")
-    ranges = tuple(_RANGE.iter_unpack(payload[_WANT.size:]))
+    ranges = tuple(_RANGE.iter_unpack(data))
     end = 0
     for first, length in ranges:
         if first < end or length == 0:
             raise bad("ranges out of order")
         end = first + length
-    return Want(index, ranges)
+    return ranges
+
+
+def _parse_extra(payload: bytes) -> Extra:
+    flags, first = _EXTRA.unpack(payload[:_EXTRA.size])
+    return Extra(flags, first, payload[_EXTRA.size:])
+
+
+def _parse_remove(payload: bytes) -> Remove:
+    flags, count = _REMOVE.unpack(payload[:_REMOVE.size])
+    return Remove(flags, _parse_ranges(count, payload[_REMOVE.size:]))
+
+
+def _parse_removed(payload: bytes) -> Removed:
+    count, failed = _REMOVED.unpack(payload[:_REMOVED.size])
+    if len(payload) > _REMOVED.size + MOST_TEXT_BYTES:
+        raise bad("a malformed result")
+    return Removed(count, failed, payload[_REMOVED.size:].decode("utf-8", "replace"))
 
 
 def _parse_sketch(payload: bytes) -> SketchPart:
@@ -485,4 +596,5 @@ _PARSERS: dict[MessageType, Callable[[bytes], Message]] = {
     MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
     MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye,
     MessageType.HOLES: _parse_holes, MessageType.ANSWER: Answers,
-    MessageType.SKETCH: _parse_sketch}
+    MessageType.SKETCH: _parse_sketch, MessageType.KEEP: lambda payload: Keep(payload[0], payload[_KEEP.size:]),
+    MessageType.EXTRA: _parse_extra, MessageType.REMOVE: _parse_remove, MessageType.REMOVED: _parse_removed}

@@ -41,14 +41,15 @@ class Rebuilding:
         self.abilities |= PACKED
         return True
 
-    def check(self, arriving: Arrival, block: Coded) -> None:
-        """PeerError unless there can be such a block. A few bytes may become a whole one, so each is worth the work
-        once."""
+    def check(self, arriving: Arrival, block: Coded) -> int:
+        """The length of a block; PeerError unless there can be such a one. A few bytes may become a whole block, so
+        each is worth the work once."""
         arriving.coded_blocks += 1
         if not block.coding or block.coding & ~self.abilities or block.length > LEAF_BYTES or (
                 block.coding & REBUILT and arriving.basis is None) or (
                 arriving.file.kind == FileKind.FILE and arriving.coded_blocks > arriving.blocks):
             raise bad("a block coded as it must not be")
+        return block.length
 
     def open_basis(self, arriving: Arrival) -> None:
         """Look whether there is an older file that it can be rebuilt from. On a worker's thread."""

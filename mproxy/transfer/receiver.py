@@ -20,24 +20,20 @@ from mproxy.transfer.block_buffers import BUFFERS, BlockBuffers
 from mproxy.transfer.bundle import BundleAnswer
 from mproxy.transfer.bundles_in import BundlesInHost, IncomingBundles
 from mproxy.transfer.conversation import Conversation
+from mproxy.transfer.deletion_in import IncomingDeletion
 from mproxy.transfer.finishing import buffer_of, finish_all, finish_whole
 from mproxy.transfer.messages import (
     MOST_AHEAD,
     MOST_RANGES,
-    Answers,
     Block,
     Bundle,
     Coded,
     End,
     File,
     FileKind,
-    Holes,
     MessageType,
-    Outcome,
     ReceiverHello,
     Result,
-    SketchPart,
-    Want,
     bad,
 )
 from mproxy.transfer.partial import Busy, Cancelled
@@ -55,6 +51,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.arriving import ArrivingFile
     from mproxy.transfer.bundle import BundleEntry
     from mproxy.transfer.conversation import Bulk
+    from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.finishing import Finishing, Written
     from mproxy.transfer.messages import Message
@@ -92,6 +89,10 @@ class ReceiveObserver:
         file fails."""
         return False
 
+    def on_surplus(self, receiver: FileReceiver, surplus: list[Surplus], answer: Callable[[bool], object]) -> None:
+        """The sender would have this deleted, which it does not have: call `answer`, now or later."""
+        answer(False)
+
     def on_crowded(self, again: Callable[[], None]) -> None:
         """Too many files are open here: call `again` later."""
         raise NotImplementedError
@@ -123,6 +124,9 @@ class FileReceiver(Conversation, BundlesInHost):
         self._finishing = Kind(finish_all, self._was_written_with_others)
         self._bundles = IncomingBundles(self, destination, workers)
         self._rebuilding = Rebuilding(link, destination)
+        self._deletion = IncomingDeletion(
+            link, destination, workers, lambda surplus, answer: observer.on_surplus(self, surplus, answer),
+            lambda reason: self.give_up(EndCode.BAD_PACKET, reason))
         self._said_bye = False
         self.first: tuple[bytes, bytes] | None = None  # (name, identity) of what the sender announced first
         self.announced = False  # the sender has announced something
@@ -139,7 +143,7 @@ class FileReceiver(Conversation, BundlesInHost):
     def _say_hello(self) -> None:
         self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes,
                                            self._destination.takes_attributes, self._destination.takes_bundles,
-                                           self._rebuilding.abilities))
+                                           self._rebuilding.abilities | self._deletion.ability))
 
     def _take_messages(self) -> None:
         with self._together:
@@ -156,19 +160,19 @@ class FileReceiver(Conversation, BundlesInHost):
             self._on_file(message)
         elif isinstance(message, End):
             self._on_end(message)
-        elif isinstance(message, Outcome):
+        elif isinstance(message, messages.Outcome):
             arriving = self._arriving(message.index)
             if arriving is not None:
                 arriving.failure = (message.code, message.text or "the sender gave up on this file")
                 self._advance(arriving)
-        elif isinstance(message, Holes):
+        elif isinstance(message, messages.Holes):
             self._on_holes(message)
         elif kind == MessageType.BYE:
             self._on_bye()
         elif isinstance(message, ReceiverHello):
             if self._rebuilding.take_hello(message):
                 self._say_hello()
-        elif isinstance(message, (Want, Answers, SketchPart)):
+        elif not self._deletion.takes(message):
             raise bad("the sender sent a message that only a receiver may send")
 
     def block_buffer(self, block: Bulk, length: int) -> bytearray | None:
@@ -189,8 +193,7 @@ class FileReceiver(Conversation, BundlesInHost):
     def _check_block(self, arriving: Arrival, block: Block | Coded, length: int) -> None:
         file = arriving.file
         if isinstance(block, Coded):
-            length = block.length
-            self._rebuilding.check(arriving, block)
+            length = self._rebuilding.check(arriving, block)
         if not arriving.asked or arriving.end is not None:
             raise bad("a block of a file that was not requested")
         if file.kind == FileKind.PIPE:
@@ -265,6 +268,7 @@ class FileReceiver(Conversation, BundlesInHost):
         """The connection has ended; what has arrived is kept for another attempt."""
         self._together.hand_over()
         self._bundles.close()
+        self._deletion.close()
         unfinished = list(self._files.values())
         self._files = {}
         self._whole = None
@@ -344,7 +348,7 @@ class FileReceiver(Conversation, BundlesInHost):
         else:
             self._advance(arriving)
 
-    def _on_holes(self, holes: Holes) -> None:
+    def _on_holes(self, holes: messages.Holes) -> None:
         arriving = self._arriving(holes.index)
         if arriving is None or arriving.failure:
             return
@@ -359,7 +363,7 @@ class FileReceiver(Conversation, BundlesInHost):
                      lambda _result, error: self._was_written(arriving, None, True, error))
 
     def _on_bye(self) -> None:
-        if self._files or self._bundles.busy:
+        if self._files or self._bundles.busy or self._deletion.busy:
             raise bad("the sender said goodbye before its files were complete")
         self._said_bye = True
         self._workers.submit(lambda: self._destination.dress(self._directories.all), self._were_dressed)

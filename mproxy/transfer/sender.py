@@ -18,16 +18,20 @@ from mproxy.transfer.basis import SKETCH_BYTES_AHEAD
 from mproxy.transfer.bundles_out import BundlesOutHost, OutgoingBundles
 from mproxy.transfer.coding import LEAST_PACKED_BYTES, rebuild_from
 from mproxy.transfer.conversation import Conversation
+from mproxy.transfer.deletion_out import OutgoingDeletion
 from mproxy.transfer.messages import (
     AHEAD,
+    DELETES,
     PACKED,
     REBUILT,
     Answers,
     Coded,
+    Extra,
     FileKind,
     MessageType,
     Outcome,
     ReceiverHello,
+    Removed,
     Result,
     SketchPart,
     Want,
@@ -41,6 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.arriving import Data
     from mproxy.transfer.conversation import Bulk
+    from mproxy.transfer.deletion_out import Deletion
     from mproxy.transfer.messages import Message
     from mproxy.transfer.source_file import ReadBlock, SourceFile
     from mproxy.transfer.squeezer import Squeezer
@@ -144,6 +149,9 @@ class FileSender(Conversation, BundlesOutHost):
         self.takes_attributes = True  # until the receiver says that it does not
         self._first_names = 0  # sources that are not another name of one before them; those are at the end
         self._settled = 0
+        self._deletion: Deletion | None = None
+        self._deleting: OutgoingDeletion | None = None  # while it is going on
+        self._takes_deletions: bool | None = None  # the receiver does; None: it has not said hello
         self._said_bye = False
         self._together = Together(workers)
         self._small = Kind(_read_all, self._was_read_whole)
@@ -161,9 +169,10 @@ class FileSender(Conversation, BundlesOutHost):
         """Bytes of files that have arrived or are on their way."""
         return self.sent_bytes + self.kept_bytes + self.hole_bytes + self.saved_bytes
 
-    def start(self, sources: list[SourceFile]) -> None:
-        """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys."""
-        self._sources = sources
+    def start(self, sources: list[SourceFile], deletion: Deletion | None = None) -> None:
+        """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys.
+        `deletion`: what comes last."""
+        self._sources, self._deletion = sources, deletion
         self._first_names = sum(1 for source in sources if not source.same_as)
         self._out.send(messages.pack_hello(abilities=self._codings))
         self._announce()
@@ -203,12 +212,17 @@ class FileSender(Conversation, BundlesOutHost):
             self._take_answers(message)
         elif isinstance(message, SketchPart):
             self._take_sketch(self._source_of(message.index), message)
+        elif isinstance(message, Extra):
+            self._deleting_now().take_extra(message)
+        elif isinstance(message, Removed):
+            self._deleting_now().take_removed(message)
         elif kind == MessageType.BYE:
             self.link.finish()
         elif isinstance(message, ReceiverHello):
             self._most_ahead, self._may_send_holes = message.ahead, message.takes_holes
             self.takes_attributes = message.takes_attributes
             self.takes_codings = self._codings & message.abilities
+            self._takes_deletions = bool(message.abilities & DELETES)
             if message.takes_bundles and self._bundles is None:
                 self._bundles = OutgoingBundles(self, self._workers)
             self._announce()
@@ -227,7 +241,10 @@ class FileSender(Conversation, BundlesOutHost):
     def on_over(self, code: int, reason: str, local: bool) -> None:
         for source in self._sources:
             source.close()
-        done = code == 0 and self._settled == len(self._sources)
+        if self._deleting is not None:
+            self._deleting.close()
+        done = code == 0 and self._settled == len(self._sources) and (
+            self._deletion is None or self._deletion.is_over)
         self._observer.on_over(self, None if done else reason or "the receiver closed the connection", code, local)
 
     # ---- inner
@@ -255,9 +272,28 @@ class FileSender(Conversation, BundlesOutHost):
                 if not self._announce_alone(self._aside.popleft()[0]):
                     break
         self._announcing = False
-        if self._settled == len(self._sources) and not self._said_bye:
+        if self._settled == len(self._sources) and not self._said_bye and not self._is_deleting():
             self._said_bye = True
             self._out.send(messages.pack_bye())
+
+    def _is_deleting(self) -> bool:
+        """Whether something is still to be deleted, which begins now if it has not; or the receiver's hello, which
+        tells whether it can, is waited for."""
+        deletion = self._deletion
+        if deletion is None or deletion.is_over:
+            return False
+        if self._takes_deletions is None or self._deleting is not None:
+            return True
+        if not deletion.may_begin(self._takes_deletions):
+            return False
+        self._deleting = OutgoingDeletion(deletion, self._workers, self._out.send, self._announce)
+        self._deleting.begin()
+        return True
+
+    def _deleting_now(self) -> OutgoingDeletion:
+        if self._deleting is None:
+            raise bad("the receiver speaks of deleting, and nobody has asked for it")
+        return self._deleting
 
     def _may_look(self) -> bool:
         """Whether the next source can be looked at; another name of a file when that one is there."""
@@ -326,6 +362,8 @@ class FileSender(Conversation, BundlesOutHost):
         source.close()
         self._announced.discard(outcome.index)
         self._settled += 1
+        if self._deletion is not None:
+            self._deletion.note(source)
         self._observer.on_file(source)
         self._announce()
 

@@ -17,7 +17,7 @@ LOG_PAGES = [OPERATIONS, RELAY, ROOT / "docs" / "transfer.md"]
 LEVELS = ("debug", "info", "warning", "error")
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.MULTILINE)
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
 def page_name(path):

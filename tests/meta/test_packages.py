@@ -16,18 +16,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_the_lists_agree():
     extras = PROJECT["project"]["optional-dependencies"]
-    assert extras == {"codes": [*packages.CODES], "compress": [*packages.COMPRESSION], "metrics": [*packages.METRICS],
-                      "web": [*packages.WEB]}
+    assert extras == {"blake3": [*packages.BLAKE3], "codes": [*packages.CODES], "compress": [*packages.COMPRESSION],
+                      "metrics": [*packages.METRICS], "web": [*packages.WEB]}
     assert PROJECT["project"]["dependencies"] == [*packages.KEYS]
-    assert {*packages.CODES, *packages.COMPRESSION, *packages.METRICS, *packages.WEB} <= {
+    assert {*packages.BLAKE3, *packages.CODES, *packages.COMPRESSION, *packages.METRICS, *packages.WEB} <= {
         *PROJECT["dependency-groups"]["dev"]}
 
 
 def test_no_other_list_is_kept():
     """Not in setup.py, and not in the text of an error."""
     names = [re.split("[^a-z0-9-]", requirement)[0]
-             for requirement in (*packages.KEYS, *packages.CODES, *packages.COMPRESSION, *packages.METRICS,
-                                 *packages.WEB)]
+             for requirement in (*packages.KEYS, *packages.BLAKE3, *packages.CODES, *packages.COMPRESSION,
+                                 *packages.METRICS, *packages.WEB)]
     for path in [ROOT / "setup.py", *source_files(".py", ".pyx")]:
         if path.name != "packages.py":
             text = path.read_text()

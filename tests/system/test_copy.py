@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -339,3 +340,85 @@ def test_what_has_changed_in_a_large_file(host):
     assert (done.returncode, done.stderr) == (0, "")
     assert bytes_of(host) - began < 600_000
     assert sha256(host.there / "f") == sha256(host.home / "f")
+
+
+@pytest.fixture
+def mirror(host):
+    """A tree on each side; of what is there, some is not here."""
+    for path in ("tree/a", "tree/d/b", "tree/log"):
+        host.file(path, 100)
+    for path in ("tree/a", "tree/d/b", "tree/old", "tree/d/old", "tree/gone/x", "tree/keep.log", "other"):
+        host.file(path, 100, host.there)
+    os.symlink("/etc", host.there / "tree/d/link")
+    return host
+
+
+GONE = ["tree/d/link", "tree/d/old", "tree/gone/", "tree/gone/x", "tree/old"]
+
+
+def files_of(place):
+    return sorted(str(path.relative_to(place)) for path in (place / "tree").rglob("*"))
+
+
+def test_delete(mirror):
+    """Goal: what is not here is named by --dry-run and deleted by --yes; what is excluded, or lies beside, stays."""
+    words = ["--delete", "--exclude", "*.log", mirror.home / "tree", "server:"]
+    before = files_of(mirror.there)
+    done = mirror.copy("--dry-run", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(line[7:] for line in done.stdout.splitlines() if line.startswith("delete ")) == GONE
+    assert files_of(mirror.there) == before
+    done = mirror.copy("--yes", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert files_of(mirror.there) == ["tree/a", "tree/d", "tree/d/b", "tree/keep.log", "tree/log"]
+    assert (mirror.there / "other").exists() and os.path.exists("/etc/passwd")
+
+
+def test_delete_here(mirror):
+    """Goal: the same for what is copied from there."""
+    for name in ("tree/mine", "tree/d/e/f"):
+        mirror.file(name, 10)
+    words = ["--delete", "--exclude", "log", "server:tree", f"{mirror.home}/"]
+    os.unlink(mirror.there / "tree/d/link")
+    done = mirror.copy("--dry-run", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("delete ")) == [
+        "delete tree/d/e/", "delete tree/d/e/f", "delete tree/mine"]
+    assert (mirror.home / "tree/mine").exists()
+    done = mirror.copy("--yes", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (mirror.home / "tree/mine").exists() and (mirror.home / "tree/log").exists()
+    assert files_of(mirror.home) == sorted([*files_of(mirror.there), "tree/log"])
+
+
+def test_nobody_to_ask(mirror):
+    done = mirror.copy("--delete", mirror.home / "tree", "server:")
+    assert done.returncode == 2 and "--yes" in done.stderr and "--dry-run" in done.stderr
+    assert mirror.copy("--yes", mirror.home / "tree", "server:").returncode == 2
+
+
+@pytest.mark.parametrize("said", ["n", "y"])
+def test_somebody_is_asked(mirror, said):
+    """Goal: on a terminal the names are shown, and only `y` deletes."""
+    asking = ("import os, pty, sys\n"
+              "def read(fd):\n"
+              "    data = os.read(fd, 9999)\n"
+              f"    if b'[y/N]' in data: os.write(fd, b'{said}\\n')\n"
+              "    return data\n"
+              "sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], read)))\n")
+    done = mirror.run("--delete", mirror.home / "tree", "server:",
+                      program=[sys.executable, "-c", asking, *mirror.words()], stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout
+    assert "tree/gone/x" in done.stdout and "Delete 5 files and 1 directory there? [y/N]" in done.stdout
+    assert (mirror.there / "tree/old").exists() == (said == "n")
+    assert (mirror.there / "tree/a").read_bytes() == (mirror.home / "tree/a").read_bytes()
+
+
+def test_nothing_is_deleted_when_not_all_was_found(mirror):
+    """Goal: a directory that cannot be read does not empty its copy."""
+    (mirror.home / "tree/d/b").unlink()
+    os.rmdir(mirror.home / "tree/d")
+    os.symlink("d", mirror.home / "tree/d")
+    done = mirror.copy("--delete", "--yes", "--copy-links", mirror.home / "tree", "server:")
+    assert done.returncode == 8 and "nothing was deleted" in done.stderr
+    assert (mirror.there / "tree/old").exists() and (mirror.there / "tree/d/b").exists()

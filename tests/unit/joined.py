@@ -74,6 +74,10 @@ class Said(SendObserver, ReceiveObserver):
     def on_open(self, _end):
         """Nothing to do."""
 
+    def on_surplus(self, _receiver, surplus, answer):
+        self.surplus = surplus
+        answer(True)
+
     def on_file(self, *told):
         source, *_rest = told
         if not _rest:
@@ -89,19 +93,20 @@ class Said(SendObserver, ReceiveObserver):
 class Joined:
     """Both ends: of the files in `there`, which go below `here`."""
 
-    def __init__(self, there, here, *, force=True, sketches=True, keep=None, **options):
+    def __init__(self, there, here, *, force=True, sketches=True, deletes=False, find=None, **options):
         self.threads, self.said = Threads(), Said()
         self.sending, self.receiving = JoinedLink(), JoinedLink()
         self.sending.other, self.receiving.other = self.receiving, self.sending
         self.into = IntoDirectory(str(here), force)
-        self.into.offers_sketches = sketches
+        self.into.offers_sketches, self.into.deletes = sketches, deletes
+        self.deletion = None
         self.receiver = FileReceiver(self.receiving, self.into, self.threads, self.said)
         self.sender = FileSender(self.sending, self.threads, self.said, **options)
-        self.sources = find_sources(list(map(str, there)), lambda path, why: None, **(keep or {}))
+        self.sources = find_sources(list(map(str, there)), lambda path, why: None, **(find or {}))
 
     def run(self, most=100_000):
         """Until nothing moves any more."""
-        self.sender.start(self.sources)
+        self.sender.start(self.sources, self.deletion)
         self.receiver.on_established(self.receiving)
         self.sender.on_established(self.sending)
         for _ in range(most):

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mproxy.programs import main
+from mproxy.programs import hashing, main
 from mproxy.transfer import tree
 
 
@@ -45,3 +45,15 @@ def test_holes(tmp_path, capsys):
     path.write_bytes(path.read_bytes())
     assert main.main(["hash", str(path)]) == 0
     assert capsys.readouterr().out == of_holes
+
+
+@pytest.mark.parametrize("size, known", [
+    (0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+    (102400, "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085")])
+def test_blake3_as_b3sum_prints_it(tmp_path, capfd, monkeypatch, size, known):
+    """Goal: the values that BLAKE3's authors publish, in pieces, too."""
+    monkeypatch.setattr(hashing, "BLAKE3_BYTES", 50_000)
+    path = tmp_path / "f"
+    path.write_bytes(bytes(number % 251 for number in range(size)))
+    assert main.main(["hash", "--blake3", str(path)]) == 0
+    assert capfd.readouterr().out == f"{known}  {path}\n"
