@@ -12,7 +12,7 @@ from builds import Build
 from conversations import PATIENCE_S, Meeting, MixedLoad, still_joined
 from lab import until
 from mortal import Reaper, kill_worker
-from openssh import SSHD, SSHD_PORT, ssh_options
+from openssh import NEEDS_SSHD, SSHD, SSHD_PORT, ssh_options
 from proxies import CPROXY, CPROXY_PORT, PEERS, SPROXY, SPROXY_PORT
 from relays import MPROXY
 from test_forwards import authorize, echoed
@@ -123,28 +123,35 @@ def test_beside_other_forwards_and_a_port(pair, lab):
 SSH_PLACE = PLACE + 1
 
 
-def verify_ssh(lab, bind, expected):
-    """A real sshd that lets its clients choose listens there for `ssh -R`."""
-    with (lab.server.home / "sshd_config").open("a") as config:
-        config.write("GatewayPorts clientspecified\n")
-    lab.server.start(SSHD, "-D", "-e", "-p", SSHD_PORT + 1, "-f", lab.server.home / "sshd_config")
-    until(lambda: listens_at(lab, SSHD_PORT + 1), 10, "sshd listens")
-    lab.server.start("ssh", *ssh_options(lab), "-N", "-R", f"{bind}{SSH_PLACE}:127.0.0.1:1", "-p", SSHD_PORT + 1,
-                     "root@127.0.0.1")
-    until(lambda: listens_at(lab, SSH_PLACE) == expected, 20, f"sshd listens at {expected} for ssh -R")
-
-
-@pytest.mark.parametrize("bind, expected", [
+BINDS = pytest.mark.parametrize("bind, expected", [
     ("", ["127.0.0.1", "[::1]"]), ("localhost:", ["127.0.0.1", "[::1]"]), ("127.0.0.1:", ["127.0.0.1"]),
     ("[::1]:", ["[::1]"]), ("*:", ["0.0.0.0", "[::]"]), (":", ["0.0.0.0", "[::]"]), ("0.0.0.0:", ["0.0.0.0"]),
 ])
-@pytest.mark.usefixtures("sshd")
-def test_addresses_are_those_of_ssh(pair, lab, bind, expected):
+
+
+@BINDS
+def test_addresses(pair, lab, bind, expected):
     authorize(lab)
     pair.start_sproxy("--allow-listen", "*:*")
     start(pair, "-R", f"{bind}{PLACE}:127.0.0.1:{TARGET_PORT}").event("remote-listening")
     assert listens_at(lab, PLACE) == expected
-    verify_ssh(lab, bind, expected)
+
+
+class TestSshd:
+    """Of a real sshd that lets its clients choose, since the addresses above are what it takes."""
+
+    pytestmark = NEEDS_SSHD
+
+    @BINDS
+    @pytest.mark.usefixtures("sshd")
+    def test_addresses_are_those_of_ssh(self, lab, bind, expected):
+        with (lab.server.home / "sshd_config").open("a") as config:
+            config.write("GatewayPorts clientspecified\n")
+        lab.server.start(SSHD, "-D", "-e", "-p", SSHD_PORT + 1, "-f", lab.server.home / "sshd_config")
+        until(lambda: listens_at(lab, SSHD_PORT + 1), 10, "sshd listens")
+        lab.server.start("ssh", *ssh_options(lab), "-N", "-R", f"{bind}{SSH_PLACE}:127.0.0.1:1", "-p", SSHD_PORT + 1,
+                         "root@127.0.0.1")
+        until(lambda: listens_at(lab, SSH_PLACE) == expected, 20, f"sshd listens at {expected} for ssh -R")
 
 
 def test_port_0_is_chosen_and_told(pair, lab):
