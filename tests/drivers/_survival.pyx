@@ -423,7 +423,7 @@ def record_of(int value):
 
 def incomplete():
     """Streams, by end and id, that were not reset and whose applications lack something."""
-    cdef uint32_t id
+    cdef int id
     cdef int end
     return [(end, id) for id in range(1, MOST_IDS) if facts.opened[id] for end in range(2)
             if not (facts.sockets[0][id].gone or facts.sockets[1][id].gone or facts.sockets[end][id].ended)]

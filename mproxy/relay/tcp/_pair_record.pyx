@@ -65,7 +65,7 @@ cdef void pair_record_free(PairRecord *record) noexcept nogil:
 
 cdef PipeRecord *pipe_place() noexcept nogil:
     """Room to note a pipe; NULL: all is taken."""
-    cdef size_t i
+    cdef int i
     for i in range(PIPE_PLACES):
         if relay_head.pipes[i].read_fd == 0:
             return &relay_head.pipes[i]

@@ -142,7 +142,7 @@ cdef set named_descriptors(list numbers):
     """Of the pairs' sockets, and of pipes that may have their bytes."""
     cdef const PairRecord *record
     cdef const PipeRecord *pipe
-    cdef size_t i
+    cdef int i
     named, marks = sockets_of(numbers), set()
     for number in numbers:
         record = record_of(number)
