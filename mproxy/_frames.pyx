@@ -25,7 +25,7 @@ cdef struct Shape:
 cdef Shape shapes[13]
 memset(shapes, 0, sizeof(shapes))
 shapes[<int>FrameType.HELLO] = Shape(HELLO_BYTES, HELLO_BYTES, 0, 0)
-shapes[<int>FrameType.WELCOME] = Shape(WELCOME_BYTES, WELCOME_BYTES, 0, 0)
+shapes[<int>FrameType.WELCOME] = Shape(WELCOME_BYTES, WELCOME_BYTES + MAX_TARGET_BYTES, 0, 0)
 shapes[<int>FrameType.RESUME] = Shape(
     0, 0, FrameFlag.END | FrameFlag.DONE | FrameFlag.ABORTED, -1)
 shapes[<int>FrameType.HEARTBEAT] = Shape(HEARTBEAT_BYTES, HEARTBEAT_BYTES, FrameFlag.REPLY, 0)

@@ -105,7 +105,7 @@ cpdef enum:
     NONCE_BYTES = 16
     DIGEST_BYTES = 32
     HELLO_BYTES = 144             # payload of HELLO
-    WELCOME_BYTES = 168           # payload of WELCOME
+    WELCOME_BYTES = 168           # payload of WELCOME, without an address
     HEARTBEAT_BYTES = 16          # payload of HEARTBEAT: the session id
     MAX_TARGET_BYTES = 300        # payload of OPEN and LISTEN: HOST:PORT, HOST at most 255 bytes; of LISTENING
     MAX_REASON_BYTES = 200        # payload of RESET and GOODBYE: UTF-8 text

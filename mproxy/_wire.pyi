@@ -69,6 +69,7 @@ class FrameType(IntEnum):
 
 class HelloFeature(IntEnum):
     RENAMES = 1
+    ADDRESSED = 2
     STDIO = 1073741824
 
 class PreambleFlag(IntEnum):

@@ -3,6 +3,7 @@
 
 cpdef enum HelloFeature:
     RENAMES = 0x01       # this cproxy takes another instance id when it is told TWIN
+    ADDRESSED = 0x02     # it reads an address behind WELCOME's fields
     STDIO = 0x40000000   # every stream comes from `cproxy --stdio`: nobody else will resume the session
 
 

@@ -135,10 +135,11 @@ class Welcome:
     """What sproxy grants. `secret` is all zero, except for a new session without TLS.
 
     `site` says which of several sproxies with one key this is, and is the same after its restart; 0: unknown.
+    `address`: HOST:PORT at which this one alone can be reached over UDP, for a cproxy that asks; empty: none.
     """
 
     def __init__(self, session_id: bytes, secret: bytes, nonce: bytes, epoch: int, budget_bytes: int, window_bytes: int,
-                 features: int = 0, routing_tag: int = 0, site: int = 0) -> None:
+                 features: int = 0, routing_tag: int = 0, site: int = 0, address: bytes = b"") -> None:
         self.session_id = session_id
         self.secret = secret
         self.proof = NO_PROOF
@@ -149,6 +150,7 @@ class Welcome:
         self.features = features
         self.routing_tag = routing_tag
         self.site = site
+        self.address = address
         self.list_digest = NO_DIGEST
         self.list_bytes = 0
 
@@ -157,7 +159,7 @@ class Welcome:
         return WELCOME.pack(
             self.session_id, self.secret, self.proof if proof is None else proof, self.nonce, self.epoch,
             self.budget_bytes, self.window_bytes, self.features, self.routing_tag, self.list_digest, self.list_bytes,
-            self.site)
+            self.site) + self.address
 
     def encode(self) -> bytes:
         """The frame, header included."""
@@ -167,9 +169,9 @@ class Welcome:
     def decode(cls, payload: bytes) -> Welcome:
         """Parse a WELCOME payload of the right length."""
         (session_id, secret, proof, nonce, epoch, budget, window, features, tag, digest, length,
-         site) = WELCOME.unpack(payload)
+         site) = WELCOME.unpack_from(payload)
         check_limits(window, budget)
-        welcome = cls(session_id, secret, nonce, epoch, budget, window, features, tag, site)
+        welcome = cls(session_id, secret, nonce, epoch, budget, window, features, tag, site, payload[WELCOME.size:])
         welcome.proof, welcome.list_digest, welcome.list_bytes = proof, digest, length
         return welcome
 

@@ -421,6 +421,9 @@ class SproxyConfig(ProgramConfig):
     # They send whoever comes back to the node that its routing tag names, as long as that is there.
     routed = Setting(False)
 
+    # Where this sproxy alone can be reached over UDP, (host, port; 0: its own): what clients are told; None: nothing.
+    advertise: Setting[Spot | None] = Setting(None)
+
     # Listen for carriers over UDP as well, at the port of the same number; None: if that can be had.
     udp: Setting[bool | None] = Setting(None)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mproxy.ground.config import CproxyConfig
-    from mproxy.ground.shapes import Address
+    from mproxy.ground.shapes import Address, Spot
     from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.dialer import DialObserver
@@ -63,7 +63,7 @@ class DatagramDialer:
         self.heard = heard
         self.loop = loop
         self.resolver = resolver
-        self.sproxy = config.sproxy_host, config.sproxy_port
+        self.sproxy = self._given = config.sproxy_host, config.sproxy_port
         self.timeout_us = config.connect_timeout_us
         self.observer = observer
         self.make_keying = make_keying
@@ -117,6 +117,11 @@ class DatagramDialer:
             self.resolver.network_changed()
             if self._schedule.changed():
                 self._begin()
+
+    def advertised(self, spot: Spot | None) -> bool:
+        """Dial there from now on, or where the command line says; whether that is another place than before."""
+        before, self.sproxy = self.sproxy, spot or self._given
+        return self.sproxy != before
 
     def shun_answered(self) -> None:
         """Try the address that last turned us away after the others: another sproxy with the same key answers there."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mproxy.ground.config import CproxyConfig
-    from mproxy.ground.shapes import Address
+    from mproxy.ground.shapes import Address, Spot
     from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop
     from mproxy.policy.resolver import Request, Resolved, Resolver
@@ -285,6 +285,9 @@ class Dialer(CandidateObserver):
         for candidate in self._aside:
             candidate.close()
         self._aside = []
+
+    def advertised(self, spot: Spot | None) -> None:
+        """Where sproxy itself can be reached over UDP: TCP goes on as before, by way of a balancer."""
 
     def shun_answered(self) -> None:
         """Try the address that last turned us away after the others, and later: another sproxy with the same key

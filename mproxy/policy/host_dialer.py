@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mproxy.carrier._carrier import Carrier
     from mproxy.ground.config import CproxyConfig
-    from mproxy.ground.shapes import Logger
+    from mproxy.ground.shapes import Logger, Spot
     from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.datagram_dialer import DatagramDialer
@@ -144,6 +144,9 @@ class HostDialer:
         self._via.network_changed()
         if self._direct is not None:
             self._direct.network_changed()
+
+    def advertised(self, spot: Spot | None) -> None:
+        """Where sproxy itself can be reached over UDP: neither way is that."""
 
     def shun_answered(self) -> None:
         """Try the other addresses of the host first."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mproxy.carrier._carrier import Carrier
     from mproxy.ground.errors import PeerError
+    from mproxy.ground.shapes import Spot
     from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.datagram_dialer import DatagramDialer
@@ -163,6 +164,13 @@ class RaceDialer:
                 self._start_udp()
         else:
             self._plan_move(MOVE_AFTER_US)
+
+    def advertised(self, spot: Spot | None) -> None:
+        """Where sproxy itself can be reached over UDP, as it has just said; None: it has said nothing."""
+        if self._datagram.advertised(spot):
+            self._failures = self._again_at = 0  # what was found out is about another address
+            if spot is not None:
+                self._plan_move(MOVE_AFTER_US)
 
     def shun_answered(self) -> None:
         """Try the other addresses first."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mproxy.carrier._tcp_carrier import TcpCarrier
     from mproxy.ground.config import CproxyConfig
-    from mproxy.ground.shapes import Logger
+    from mproxy.ground.shapes import Logger, Spot
     from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop
     from mproxy.policy.dialer import DialObserver
@@ -117,6 +117,9 @@ class ViaDialer:
             self._attempt.close()
             self._attempt = None
         self._begin()
+
+    def advertised(self, spot: Spot | None) -> None:
+        """Where sproxy itself can be reached over UDP: the command leads there."""
 
     def shun_answered(self) -> None:
         """There is no other address."""

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from mproxy._wire import ResetCode
-from mproxy.ground.config import say_address
+from mproxy.ground.config import format_host_port, say_address
 from mproxy.io.bind import listen_on
 from mproxy.service.log import Seconds
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.config import ProgramConfig
+    from mproxy.ground.shapes import Spot
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
 
@@ -79,6 +80,11 @@ def say_carrier(endpoint: Endpoint, peer: str | None = None) -> dict[str, Any]:
     if peer is not None and said.get("peer", peer) != peer:
         said |= {"peer": peer, "through": said["peer"]}
     return said
+
+
+def advertised_address(spot: Spot | None, listening: Sequence[tuple[str, int]]) -> bytes:
+    """What --advertise has WELCOME say; `listening`: where sproxy listens, [(host, port)]."""
+    return format_host_port(spot[0], spot[1] or listening[0][1]).encode() if spot is not None else b""
 
 
 def say_session(session_id: bytes) -> str:

@@ -22,7 +22,7 @@ from mproxy.policy.reconnect import Reconnect
 from mproxy.programs.away import AwayFacts, AwayTeller
 from mproxy.programs.common import Drain, log_reset, say_carrier, say_seconds, say_session
 from mproxy.programs.dialing import make_dialer
-from mproxy.programs.introduction import Introduction, instance_name
+from mproxy.programs.introduction import Introduction, advertised, instance_name
 from mproxy.programs.last_words import Guard
 from mproxy.programs.listening_side import ListeningSide
 from mproxy.programs.remote_places import RemotePlaces
@@ -206,6 +206,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._cancel_ttl()
         self._teller.back()
         self._dialer.paths.session_over(proven=not self._config.plaintext)
+        self._dialer.advertised(None)
         self._lost_at = self._key_refused_at = None
         if session.session_id:
             self._ended.add(session, self._outages, self._loop.now())
@@ -432,13 +433,13 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         """The candidate becomes the carrier."""
         self._introduction.welcomed(welcome)
+        self._dialer.advertised(advertised(welcome))
         self._places.is_known = bool(welcome.features & WelcomeFeature.LISTENS)
         session = self._endpoint.session
         self._waiting_at = None
         if not session.session_id:
             self._began_at = self._loop.now()
-            self._site = welcome.site
-            self._lost_at = None
+            self._site, self._lost_at = welcome.site, None
             self._note_for_successor()
             session.learn_identity(welcome.session_id, welcome.secret)
             self._owes_goodbye = False

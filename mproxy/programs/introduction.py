@@ -10,8 +10,8 @@ from mproxy import _wire
 from mproxy._early import early_words, note_early
 from mproxy._wire import CloseCode, HelloFeature
 from mproxy.carrier._tls import Tls
-from mproxy.ground.errors import MproxyError, PeerError
-from mproxy.ground.words import is_loopback
+from mproxy.ground.errors import MproxyError, PeerError, UsageError
+from mproxy.ground.words import is_loopback, parse_host_port
 from mproxy.handshake import Caller, Hello
 from mproxy.policy.instance import stdio_name
 from mproxy.policy.keys import fingerprint
@@ -183,7 +183,17 @@ def make_hello(config: CproxyConfig, session_id: bytes, instance_id: bytes, epoc
     return Hello(
         session_id, instance_id, os.urandom(_wire.NONCE_BYTES), epoch,
         config.session.session_budget_bytes, config.session.window_bytes,
-        HelloFeature.RENAMES | (HelloFeature.STDIO if config.stdio else 0), former)
+        HelloFeature.RENAMES | HelloFeature.ADDRESSED | (HelloFeature.STDIO if config.stdio else 0), former)
+
+
+def advertised(welcome: Welcome) -> tuple[str, int] | None:
+    """Where sproxy says that it can be reached by itself; None: it does not, or not in words that mean anything."""
+    if not welcome.address:
+        return None
+    try:
+        return parse_host_port(welcome.address.decode("ascii"))
+    except (UsageError, UnicodeDecodeError):
+        return None
 
 
 def instance_name(config: CproxyConfig) -> str | None:

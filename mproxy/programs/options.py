@@ -426,6 +426,9 @@ def sproxy_parser() -> OneLineParser:
     group.add_argument("--routed", action="store_true", default=None, help=(
         "these balancers send a returning client to the node in its routing tag while that node is up: one that comes"
         " here with the tag of another node is told that its session has ended"))
+    parser.add(group, "--advertise", parse_advertised, metavar="ADDR[:PORT]", help=(
+        "tell clients that came through a balancer where this sproxy itself can be reached over UDP (PORT: as here), for"
+        " cproxy --carrier auto"))
     parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
         "exit when there has been no session for this long (default: never)"))
     group.add_argument("--udp", action="store_true", default=None, help=(
@@ -487,11 +490,13 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
         raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
         "single", "allow", "allow_listen", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished",
-        "memory_limit", "state_dir", "exit_idle", "udp", "node", "accept_proxy", "routed", *_SPROXY_KEYS,
-        *_SESSION_ONLY))
+        "memory_limit", "state_dir", "exit_idle", "udp", "node", "accept_proxy", "routed", "advertise",
+        *_SPROXY_KEYS, *_SESSION_ONLY))
+    if "advertise" in given and given.get("udp") is False:
+        raise UsageError("--advertise and --no-udp cannot be used together")
     if "routed" in given and "accept_proxy" not in given:
         raise UsageError("--routed is for use with --accept-proxy")
-    _refuse_together(given, "plaintext", (*_SPROXY_KEYS, "source_per_key", "udp"))
+    _refuse_together(given, "plaintext", (*_SPROXY_KEYS, "source_per_key", "udp", "advertise"))
     if given.get("workers", 1) > 1:
         _refuse_together(given, "workers", ("plain", "udp", "survive"))
         if given.setdefault("keeper", True) is False:
@@ -534,6 +539,13 @@ def parse_workers(text: str) -> int:
     if not text.isdigit():
         raise UsageError("not a whole number, nor auto")
     return parse_count(text)
+
+
+def parse_advertised(text: str) -> tuple[str, int]:
+    """HOST:PORT, or HOST with port 0. UsageError."""
+    if text.count(":") == 1 or "]:" in text:
+        return parse_host_port(text)
+    return parse_host(text.removeprefix("[").removesuffix("]")), 0
 
 
 def parse_network(text: str) -> IPv4Network | IPv6Network:

@@ -29,7 +29,7 @@ from mproxy.policy.tags import NONCE_BYTES
 from mproxy.programs.access import DAY_US, LOOK_US, Access, check_same_key
 from mproxy.programs.client_record import understands
 from mproxy.programs.clients import MADE_ROOM, Client, Clients
-from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds
+from mproxy.programs.common import Drain, advertised_address, log_killed, open_listeners, say_carrier, say_seconds
 from mproxy.programs.daemons import Daemons, loopback_of
 from mproxy.programs.greeting import Reception, ReceptionHost
 from mproxy.programs.heirs import Heirs
@@ -120,6 +120,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._places = ServedPlaces(log, loop, self._access, self._clients)
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
+        self._address = b""  # that WELCOME tells, for UDP
         self._most = most
         self._link_door: LinkDoor | None = None
         if config.may_take_udp:
@@ -167,6 +168,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
+        self._address = advertised_address(self._config.advertise, self._listening)
         is_new = is_first() and self._is_spokesman
         if self._crew is not None:
             self._reception.placing = self._crew
@@ -291,7 +293,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         welcome = Welcome(
             session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
             self._config.session.session_budget_bytes, self._config.session.window_bytes, self._features,
-            routing_tag=self._new_tag(client), site=self._site)
+            self._new_tag(client), self._site, self._address if hello.features & HelloFeature.ADDRESSED else b"")
         resume_list = session.streams.resume_list()
         if hello.session_id:
             welcome.prove(session.secret, greeter.channel(), hello, resume_list)

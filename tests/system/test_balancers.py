@@ -128,3 +128,25 @@ def test_a_session_of_a_machine_that_is_gone_ends_at_once(pair, lab, workers):
     for port, shown, connect in [(SPROXY_PORT + 2, tag ^ 1, balanced), (SPROXY_PORT + 2, 0, balanced),
                                  (SPROXY_PORT + 2, tag, direct), (SPROXY_PORT + 3, tag, balanced)]:
         assert site(port, shown, connect) != 0, (port, shown)
+
+
+def test_a_client_moves_to_the_address_that_is_advertised(pair, lab, relay):
+    """Goal: cproxy reaches sproxy through a relay of TCP alone; WELCOME says where sproxy is itself, and the session
+    goes on over UDP there. When UDP is blocked it comes back through the relay, and not a byte is lost."""
+    pair.echo()
+    relay.start(f"tcp:{SPROXY_PORT}={lab.server_address}:{SPROXY_PORT}")
+    pair.start_sproxy("--udp", "--advertise", lab.server_address)
+    pair.start_cproxy("--carrier", "auto", server=lab.wifi.address(1))
+    app = pair.app()
+    app.sendall(b"one")
+    assert read_exactly(app, 3) == b"one"
+    event = pair.cproxy.event("resumed")
+    assert event["peer"] == f"{lab.server_address}:{SPROXY_PORT}" and event["carrier"] == "datagram"
+    app.sendall(b"two")
+    assert read_exactly(app, 3) == b"two"
+    lab.router.run("nft", "-f", "-", input="table ip block { chain f { type filter hook forward priority 0;"
+                                           " meta l4proto udp drop; } }")
+    app.sendall(b"three")
+    app.settimeout(60)
+    assert read_exactly(app, 5) == b"three"
+    assert pair.cproxy.event("resumed", count=2)["peer"].startswith(lab.wifi.address(1))
