@@ -138,6 +138,22 @@ def parse_host_port(text: str) -> tuple[str, int]:
     return parse_host(host), parse_port(port)
 
 
+def parse_advertised(text: str) -> tuple[str, int]:
+    """HOST:PORT, or HOST with port 0. UsageError."""
+    if text.count(":") == 1 or "]:" in text:
+        return parse_host_port(text)
+    return parse_host(text.removeprefix("[").removesuffix("]")), 0
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """A network, or one address. UsageError."""
+    import ipaddress  # only this option needs it
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"not an address or network such as 10.0.0.0/24 ({error})") from None
+
+
 def parse_proxy(text: str) -> tuple[str, str, int, str | None, str]:
     """`http://[USER[:PASSWORD]@]HOST:PORT` or `socks5h://...`, in USER and PASSWORD %40 for @ and the like. Gives
     (scheme, host, port, user, password); user None: there is none."""

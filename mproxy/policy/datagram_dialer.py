@@ -118,10 +118,9 @@ class DatagramDialer:
             if self._schedule.changed():
                 self._begin()
 
-    def advertised(self, spot: Spot | None) -> bool:
-        """Dial there from now on, or where the command line says; whether that is another place than before."""
-        before, self.sproxy = self.sproxy, spot or self._given
-        return self.sproxy != before
+    def advertised(self, spot: Spot | None) -> None:
+        """Dial there from now on; None: where the command line says."""
+        self.sproxy = spot or self._given
 
     def shun_answered(self) -> None:
         """Try the address that last turned us away after the others: another sproxy with the same key answers there."""

@@ -69,6 +69,7 @@ class RaceDialer:
         self._tcp = make_tcp(_TcpObserver(self))
         self._datagram: DatagramDialer | None = None
         self._carrying: Dialer | DatagramDialer = self._tcp
+        self._spot: Spot | None = None  # where sproxy says that it can be reached over UDP
         self._on_tcp = False     # TCP carries a session
         self._ends: tuple[str, str] | None = None  # its addresses: sproxy's and ours
         self._is_moving = False  # a session that TCP carries is on its way to UDP
@@ -167,10 +168,15 @@ class RaceDialer:
 
     def advertised(self, spot: Spot | None) -> None:
         """Where sproxy itself can be reached over UDP, as it has just said; None: it has said nothing."""
-        if self._datagram.advertised(spot):
-            self._failures = self._again_at = 0  # what was found out is about another address
-            if spot is not None:
-                self._plan_move(MOVE_AFTER_US)
+        if spot == self._spot:
+            return
+        self._spot = spot
+        if self._datagram is not None:
+            self._datagram.advertised(spot)
+        was_blocked = self.loop.now() < self._again_at
+        self._failures = self._again_at = 0  # what was found out is about another address
+        if was_blocked and spot is not None:
+            self._plan_move(MOVE_AFTER_US)
 
     def shun_answered(self) -> None:
         """Try the other addresses first."""
@@ -206,6 +212,7 @@ class RaceDialer:
         self._cancel_timer()
         if self._datagram is None:
             self._datagram = self._make_datagram(_DatagramObserver(self), self._heard, self._tcp.paths)
+            self._datagram.advertised(self._spot)
         self._datagram.start()
 
     def _stop_udp(self) -> None:

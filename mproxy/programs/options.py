@@ -29,6 +29,7 @@ from mproxy.ground.config import (
 from mproxy.ground.errors import UsageError
 from mproxy.ground.forwarding import parse_forward, parse_permitted, parse_permitted_place, parse_spot, parse_target
 from mproxy.ground.words import (
+    parse_advertised,
     parse_bind,
     parse_count,
     parse_duration,
@@ -36,6 +37,7 @@ from mproxy.ground.words import (
     parse_host,
     parse_host_port,
     parse_name,
+    parse_network,
     parse_port,
     parse_proxy,
     parse_size,
@@ -46,7 +48,6 @@ from mproxy.ground.words import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipaddress import IPv4Network, IPv6Network
     from typing import Any, NoReturn, TypeVar
 
     Value = TypeVar("Value")
@@ -427,8 +428,8 @@ def sproxy_parser() -> OneLineParser:
         "these balancers send a returning client to the node in its routing tag while that node is up: one that comes"
         " here with the tag of another node is told that its session has ended"))
     parser.add(group, "--advertise", parse_advertised, metavar="ADDR[:PORT]", help=(
-        "tell clients that came through a balancer where this sproxy itself can be reached over UDP (PORT: as here), for"
-        " cproxy --carrier auto"))
+        "tell clients that came through a balancer where this sproxy itself can be reached over UDP (PORT: as here);"
+        " cproxy --carrier auto moves there"))
     parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
         "exit when there has been no session for this long (default: never)"))
     group.add_argument("--udp", action="store_true", default=None, help=(
@@ -539,22 +540,6 @@ def parse_workers(text: str) -> int:
     if not text.isdigit():
         raise UsageError("not a whole number, nor auto")
     return parse_count(text)
-
-
-def parse_advertised(text: str) -> tuple[str, int]:
-    """HOST:PORT, or HOST with port 0. UsageError."""
-    if text.count(":") == 1 or "]:" in text:
-        return parse_host_port(text)
-    return parse_host(text.removeprefix("[").removesuffix("]")), 0
-
-
-def parse_network(text: str) -> IPv4Network | IPv6Network:
-    """A network, or one address. UsageError."""
-    import ipaddress  # only this option needs it
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise UsageError(f"not an address or network such as 10.0.0.0/24 ({error})") from None
 
 
 def keeps_by_default() -> bool:

@@ -134,7 +134,7 @@ def test_a_client_moves_to_the_address_that_is_advertised(pair, lab, relay):
     """Goal: cproxy reaches sproxy through a relay of TCP alone; WELCOME says where sproxy is itself, and the session
     goes on over UDP there. When UDP is blocked it comes back through the relay, and not a byte is lost."""
     pair.echo()
-    relay.start(f"tcp:{SPROXY_PORT}={lab.server_address}:{SPROXY_PORT}")
+    relay.start(f"{SPROXY_PORT} -> {lab.server_address}:{SPROXY_PORT}")
     pair.start_sproxy("--udp", "--advertise", lab.server_address)
     pair.start_cproxy("--carrier", "auto", server=lab.wifi.address(1))
     app = pair.app()
@@ -144,8 +144,9 @@ def test_a_client_moves_to_the_address_that_is_advertised(pair, lab, relay):
     assert event["peer"] == f"{lab.server_address}:{SPROXY_PORT}" and event["carrier"] == "datagram"
     app.sendall(b"two")
     assert read_exactly(app, 3) == b"two"
-    lab.router.run("nft", "-f", "-", input="table ip block { chain f { type filter hook forward priority 0;"
-                                           " meta l4proto udp drop; } }")
+    lab.router.run("nft", "-f", "-", input="add table ip block\n"
+                   "add chain ip block f { type filter hook forward priority 0; }\n"
+                   "add rule ip block f meta l4proto udp drop\n")
     app.sendall(b"three")
     app.settimeout(60)
     assert read_exactly(app, 5) == b"three"

@@ -23,7 +23,7 @@ from tests.unit.test_host_dialer import Asked, Caller, Clock, Way
 class Racer(Way):
     """A dialer of one kind, which counts its starts."""
 
-    paths = None
+    paths = spot = None
 
     def __init__(self, observer, heard=None):
         super().__init__(observer)
@@ -34,6 +34,9 @@ class Racer(Way):
         super().start()
 
     ease = Way.stop
+
+    def advertised(self, spot):
+        self.spot = spot
 
     def network_changed(self):
         pass
@@ -315,3 +318,40 @@ def test_both_shun_the_address_of_another_sproxy(race):
     race.dialer.start()
     race.dialer.shun_answered()
     assert (race.tcp.shunned, race.udp.shunned) == (1, 1)
+
+
+NODE = "198.51.100.21", 6200
+
+
+def test_a_session_moves_to_the_address_that_was_advertised(race):
+    """Goal: UDP did not pass where the command line leads, but sproxy says where else: tried soon, once for each
+    address; and nowhere when it says nothing any more."""
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.welcome()
+    race.asked.wanted = False
+    race.dialer.advertised(NODE)
+    race.clock.pass_us(MOVE_AFTER_US - 1)
+    assert race.running() == []
+    race.clock.pass_us(1)
+    assert race.running() == ["udp"] and race.udp.spot == NODE
+    race.clock.pass_us(MOVE_US)
+    assert race.running() == []
+    race.dialer.advertised(NODE)
+    race.clock.pass_us(MOVE_AFTER_US)
+    assert race.running() == [], "it is known to be blocked"
+    race.dialer.advertised(None)
+    race.clock.pass_us(MOVE_AFTER_US)
+    assert race.running() == [] and race.udp.spot is None
+
+
+def test_a_quick_start_goes_to_the_advertised_address_as_late_as_ever():
+    race = Race(starts_quickly=True)
+    race.dialer.start()
+    race.tcp.welcome()
+    race.asked.wanted = False
+    race.dialer.advertised(NODE)
+    race.clock.pass_us(SETTLED_US - 1)
+    assert race.running() == []
+    race.clock.pass_us(1)
+    assert race.running() == ["udp"] and race.udp.spot == NODE
