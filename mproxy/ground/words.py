@@ -15,6 +15,10 @@ from collections.abc import Mapping
 from mproxy.ground.config import DURATION_UNITS, SECOND_US, format_host_port
 from mproxy.ground.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
 DURATION_US = dict(DURATION_UNITS, **{"": SECOND_US})
 
 # The convention of GNU coreutils: K and KiB are 1024 bytes, kB is 1000.
