@@ -77,19 +77,19 @@ class Chaos:
     # ---- costs the clients of one node their connections
 
     def sproxy_dies(self):
-        node = self.node()
+        node = self.node_in_use()
         self.those_of(node, f"kill -9 of all of sproxy on {node}", lambda: self.fleet.kill_sproxy(node))
         self.fleet.start_node(node)
         self.whole()
 
     def node_dies(self):
-        node = self.node()
+        node = self.node_in_use()
         self.those_of(node, f"{node} loses power", lambda: self.fleet.kill_machine(node))
         self.fleet.boot(node)
         self.whole()
 
     def node_is_parted(self):
-        node = self.node()
+        node = self.node_in_use()
         self.those_of(node, f"{node} is cut off for good, and goes on", lambda: self.fleet.cut(node))
         self.fleet.mend(node)
         self.whole()
@@ -154,6 +154,9 @@ class Chaos:
 
     def node(self):
         return self.chance.choice(NODES)
+
+    def node_in_use(self):
+        return self.chance.choice(sorted(set(self.crowd.homes().values())))
 
     def cut(self, name, seconds):
         self.fleet.cut(name)

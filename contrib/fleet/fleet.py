@@ -134,7 +134,8 @@ class Fleet:
             asked.settimeout(5)
             asked.connect(f"/proc/{self.hosts[balancer].holder.pid}/root/run/haproxy.sock")
             asked.sendall(command.encode() + b"\n")
-            return b"".join(iter(lambda: asked.recv(65536), b"")).decode()
+            answer = b"".join(iter(lambda: asked.recv(65536), b""))
+        return answer.decode(errors="replace")  # it repeats what a node has answered to a check
 
     def states(self, balancer):
         """How that balancer finds the nodes: {name: UP, DOWN...}; nothing if it does not answer."""
@@ -298,6 +299,13 @@ class Talks(threading.Thread):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def run(self):
+        try:
+            self._run()
+        except Exception as error:
+            self.wrong.append(f"the applications ended: {error}")
+            raise
+
+    def _run(self):
         began = time.monotonic()
         due = [(began + number / self.rate, number) for number in range(len(self.talks))]
         with self.client.inside():
@@ -318,6 +326,7 @@ class Talks(threading.Thread):
                 talk.sock.close()
 
     def _begin(self, talk):
+        """Connect to its cproxy, which is always there."""
         talk.begun += 1
         talk.sent = talk.came = 0
         talk.unsent = talk.partial = b""
