@@ -492,7 +492,7 @@ class SproxyConfig(ProgramConfig):
         on TCP, unless somebody has seen to more."""
         if self.udp is not None:
             return self.udp
-        return not self.plaintext and self.workers == 1 and not self.accept_proxy
+        return not self.plaintext and self.workers == 1 and (not self.accept_proxy or self.advertise is not None)
 
     @property
     def shown_name(self) -> str:

@@ -168,7 +168,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
-        self._address = advertised_address(self._config.advertise, self._listening)
+        if self._link_door is not None:
+            self._address = advertised_address(self._config.advertise, self._listening)
         is_new = is_first() and self._is_spokesman
         if self._crew is not None:
             self._reception.placing = self._crew

@@ -57,6 +57,12 @@ def test_addresses_to_advertise(text, spot):
     assert parse_sproxy(["--advertise", text, "6200"]).advertise == spot
 
 
+def test_behind_balancers_an_advertised_address_brings_udp():
+    balancer = ["--accept-proxy", "10.77.0.11"]
+    assert not parse_sproxy([*balancer, "6200"]).may_take_udp
+    assert parse_sproxy([*balancer, "--advertise", "198.51.100.21", "6200"]).may_take_udp
+
+
 @pytest.mark.parametrize("words, why", [
     (["--udp", "--advertise", "", "6200"], "--advertise"), (["--udp", "--advertise", "a b", "6200"], "--advertise"),
     (["--udp", "--advertise", "host:70000", "6200"], "not a valid port"),
