@@ -456,6 +456,12 @@ class SproxyConfig(ProgramConfig):
     # may connect, unless `closed`.
     authorized_keys: Setting[str | None] = Setting(None)
 
+    # Program that is asked for the lines of a key that is not in that file, with its arguments; None: there is none.
+    authorized_keys_command: Setting[str | None] = Setting(None)
+
+    # User as whom it runs; None: as whom sproxy runs.
+    authorized_keys_command_user: Setting[str | None] = Setting(None)
+
     # File with keys and certificates that count no more; None: there is none.
     revoked_keys: Setting[str | None] = Setting(None)
 

@@ -6,7 +6,6 @@ import hmac
 import os
 import shlex
 import time
-from collections.abc import Sequence
 
 from mproxy._wire import CloseCode
 from mproxy.carrier._tls import Tls
@@ -31,11 +30,15 @@ from mproxy.programs.own_key import open_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from mproxy.carrier._tls import TlsContext
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger, Spot
+    from mproxy.io._loop import Loop
     from mproxy.policy.grants import Grant
     from mproxy.policy.revoked import RevokedKeys
+    from mproxy.programs.keys_command import KeysCommand
     from mproxy.transport.keying import Keying, KeyPair
 
 # How often to look whether authorized_keys has changed, or a key's time is over.
@@ -56,6 +59,7 @@ class Access:
         self.fingerprint = ""  # of our key
         self._keys = AuthorizedKeys(None)
         self._revoked: RevokedKeys | None = None
+        self._command: KeysCommand | None = None
         self._certificate = OwnCertificate(
             config.certificate_file, log, is_server=True, named=config.host_certificate is not None)
         self.worker = 0        # in which this process is
@@ -86,6 +90,15 @@ class Access:
             self._tell_keys()
         if config.revoked_keys is not None:
             self._open_revoked(config.revoked_keys)
+        if config.authorized_keys_command is not None:
+            from mproxy.programs.keys_command import KeysCommand
+            self._command = KeysCommand(
+                config.authorized_keys_command, config.authorized_keys_command_user, config.user, self._log)
+
+    def start(self, loop: Loop, living: Callable[[], Iterable[bytes]]) -> None:
+        """Begin to ask --authorized-keys-command; `living()` gives the keys that have sessions."""
+        if self._command is not None:
+            self._command.start(loop, living)
 
     def _open_revoked(self, path: str) -> None:
         from mproxy.policy.revoked import RevokedKeys
@@ -98,10 +111,15 @@ class Access:
         def warn(text: str) -> None:
             self._log.warning("authorized-keys", why=text)
         if path is None:
-            return AuthorizedKeys(None, closed=self._config.closed)
+            return AuthorizedKeys(None, closed=self._is_closed)
         self._moves = [[Moves(path), Moves(directory_of(path), inside=True), Moves(path, inside=True)]
                        for _ in range(self._config.workers)]
-        return AuthorizedKeys(path, warn, self._moved_in, self._config.closed)
+        return AuthorizedKeys(path, warn, self._moved_in, self._is_closed)
+
+    @property
+    def _is_closed(self) -> bool:
+        """Nobody comes in without a key that is listed, whether there is a file or not."""
+        return self._config.closed or self._config.authorized_keys_command is not None
 
     def _moved_in(self) -> bool:
         """Whether all that has happened to the lists is that files took their names by rename."""
@@ -139,8 +157,11 @@ class Access:
             self._certificate.refresh(self._context)
         self._read_keys()
         now = time.monotonic()
-        revoked = self._revoked is not None and self._revoked.settles(now)
-        return self._keys.settles(now) or revoked
+        news = self._revoked is not None and self._revoked.settles(now)
+        if self._command is not None:
+            news |= self._command.has_news
+            self._command.has_news = False
+        return self._keys.settles(now) or news
 
     def reload(self) -> int | None:
         """Take authorized_keys as it is now, for everybody; how many keys may connect, None: everybody may."""
@@ -148,6 +169,8 @@ class Access:
         self._keys.settle()
         if self._revoked is not None:
             self._revoked.settle()
+        if self._command is not None:
+            self._command.forget()
         return self._keys.in_force(time.time()) if self._keys.exists else None
 
     def _read_keys(self) -> None:
@@ -177,7 +200,36 @@ class Access:
             self._revoked.check(spki, certificate, living=False)
         if not self._keys.exists:
             return None
-        return self._keys.find(spki, host, time.time(), certificate)
+        try:
+            return self._keys.find(spki, host, time.time(), certificate)
+        except PeerError as refusal:
+            if self._command is None or refusal.code != CloseCode.KEY_REFUSED:
+                raise
+        return self._command.find(spki, host, time.time(), certificate)
+
+    def judge(self, spki: bytes, host: str, certificate: bytes) -> None:
+        """PeerError if a key that has been shown will not have a session, as far as is known without asking anybody."""
+        self._read_keys()
+        if self._revoked is not None:
+            self._revoked.check(spki, certificate, living=True)
+        if self._keys.exists:
+            try:
+                self._keys.find_living(spki, host, time.time(), certificate)
+            except PeerError as refusal:
+                if self._command is None or refusal.code != CloseCode.KEY_REFUSED:
+                    raise
+                self._command.check(spki)
+
+    def ask(self, spki: bytes, host: str, certificate: bytes, living: bool, then: Callable[[], object]) -> bool:
+        """Whether somebody has to be asked about a key, who calls `then`; `living`: it has a session."""
+        if self._command is None:
+            return False
+        try:
+            if self._keys.find_living(spki, host, time.time(), certificate) is not None:
+                return False
+        except PeerError:
+            pass
+        return self._command.ask(spki, living, then)
 
     def grant_living(self, spki: bytes, host: str, certificate: bytes = b"") -> Grant | None:
         """The same for a key that has a session, about which a file that is just being written decides nothing, and
@@ -187,7 +239,12 @@ class Access:
             self._revoked.check(spki, certificate, living=True)
         if not self._keys.exists:
             return None
-        return self._keys.find_living(spki, host, time.time(), certificate)
+        try:
+            return self._keys.find_living(spki, host, time.time(), certificate)
+        except PeerError as refusal:
+            if self._command is None or refusal.code != CloseCode.KEY_REFUSED:
+                raise
+        return self._command.find_living(spki, host, time.time(), certificate)
 
     def say_open(self, listeners: Sequence[tuple[str, int]]) -> None:
         """Log who can reach what, and how to end that; does nothing if only some may connect.

@@ -30,6 +30,7 @@ from mproxy.policy.sources import Sources, source_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from mproxy.carrier._carrier import Carrier
@@ -118,6 +119,10 @@ class ReceptionHost:
 
     def vouch(self, spki: bytes, peer: str) -> None:
         """The same of a guest that came through a socket of this host, before it is judged."""
+
+    def must_wait(self, guest: Guest, hello: Hello, then: Callable[[], object]) -> bool:
+        """Whether somebody has to be asked about the guest's key before it is admitted, who calls `then`."""
+        raise NotImplementedError
 
     def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
         """Its HELLO is complete, and the list after it is not kept yet; PeerError refuses it."""
@@ -260,6 +265,9 @@ class Reception:
 
     def introduced(self, guest: Guest, hello: Hello) -> None:
         """The guest has said HELLO, and proven it."""
+        if self.host.must_wait(guest, hello, lambda: self._answered(guest, hello)):
+            guest.pause()
+            return
         guest.release()
         try:
             self.host.admit(guest, hello)
@@ -269,6 +277,10 @@ class Reception:
             self.refuse(guest, error)
         else:
             self.known_at(guest.address)
+
+    def _answered(self, guest: Guest, hello: Hello) -> None:
+        if not guest.left:
+            self.introduced(guest, hello)
 
     def refuse(self, guest: Guest, error: PeerError) -> None:
         """Tell the guest and the log why."""
@@ -293,6 +305,7 @@ class Guest:
         self.certificate = b""  # that it has shown with the key
         self.begun = False  # it has sent something
         self.left = False
+        self.waits = False  # for somebody's answer, without being heard meanwhile
         self._loop = loop
         self._reception = reception
         self.greeter = Greeter(self._check, tls, self._judge, self._meet)
@@ -307,6 +320,12 @@ class Guest:
             if self._timer is not None:
                 self._timer.cancel()
             self._reception.left(self)
+
+    def pause(self) -> None:
+        """Wait for an answer about its key, and hear nothing meanwhile."""
+        if not self.waits:
+            self.waits = True
+            self._wait(STEP_US, "answer about its key")
 
     def close(self) -> None:
         """End the connection, leaving nothing of it behind."""
@@ -419,6 +438,11 @@ class SocketGuest(Guest):
             self._watch.close()
         super().release()
 
+    def pause(self) -> None:
+        """Wait for an answer about its key."""
+        super().pause()
+        self._watch.close()
+
     def close(self) -> None:
         """End the connection, leaving nothing of it in the kernel."""
         self.release()
@@ -529,7 +553,7 @@ class SocketGuest(Guest):
         self._loop.call_slow(self._on_turn)
 
     def _on_turn(self) -> None:
-        if not self.left:
+        if not self.left and not self.waits:
             self._on_ready()
 
     def _on_ready(self) -> None:

@@ -212,7 +212,7 @@ class LinkGuest(Guest, LinkHandler):
     def _on_turn(self, data: bytes) -> None:
         if not self.left:
             self._take(data)
-        if not self.left:
+        if not self.left and not self.waits:
             self._link.fill(self._buffer, 1)
 
     def on_read_ended(self, _link: Link) -> None:

@@ -469,6 +469,9 @@ def sproxy_parser() -> OneLineParser:
     parser.add(group, "--authorized-keys", parse_name, metavar="FILE|DIR", help=(
         "only the keys in this file, and in the files of the directory FILE.d, may connect (default authorized_keys in"
         " --state-dir; without that file anyone may connect, and the log says how to prevent it)"))
+    parser.add(group, "--authorized-keys-command", parse_name, metavar="COMMAND", help=(
+        "ask this program for the lines of a key that is not there; in it %%k is the key, %%f its fingerprint"))
+    parser.add(group, "--authorized-keys-command-user", parse_name, "run it as this user", metavar="USER")
     parser.add(group, "--revoked-keys", parse_name, metavar="FILE", help=(
         "keys, and certificates by serial or id, that count no more"))
     group.add_argument("--closed", action="store_true", default=None, help=(
@@ -495,8 +498,9 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
         *_SPROXY_KEYS, *_SESSION_ONLY))
     if "advertise" in given and given.get("udp") is False:
         raise UsageError("--advertise and --no-udp cannot be used together")
-    if "routed" in given and "accept_proxy" not in given:
-        raise UsageError("--routed is for use with --accept-proxy")
+    for one, other in (("routed", "accept_proxy"), ("authorized_keys_command_user", "authorized_keys_command")):
+        if one in given and other not in given:
+            raise UsageError(f"--{one.replace('_', '-')} is for use with --{other.replace('_', '-')}")
     _refuse_together(given, "plaintext", (*_SPROXY_KEYS, "source_per_key", "udp", "advertise"))
     if given.get("workers", 1) > 1:
         _refuse_together(given, "workers", ("plain", "udp", "survive"))
@@ -556,7 +560,8 @@ _SESSION_ONLY = (
 
 
 # What is about keys: without encryption there are none.
-_SPROXY_KEYS = ("host_key", "host_certificate", "authorized_keys", "revoked_keys", "closed", "trust_attached")
+_SPROXY_KEYS = ("host_key", "host_certificate", "authorized_keys", "authorized_keys_command", "revoked_keys", "closed",
+                "trust_attached")
 
 
 def _refuse_together(given: dict[str, Any], first: str, others: Iterable[str]) -> None:

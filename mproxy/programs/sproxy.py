@@ -182,6 +182,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             from mproxy.programs.idle_end import IdleEnd
             IdleEnd(self._loop, self._config.exit_idle_us, self._in_use, self._end_idle)
         if not self._config.plaintext:
+            self._access.start(self._loop, lambda: [client.spki for client in self._clients])
             self._loop.call_later(LOOK_US, self._look_at_keys)
         self._note_neighbours()
         self._daemons.open()
@@ -201,7 +202,6 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._log.info("recovered", sessions=len(self._clients), streams=streams)
 
     def _say_open_door(self) -> None:
-        """Once a day tell whoever runs this again."""
         self._access.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
 
@@ -254,13 +254,15 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._access.enrol(spki, f"attached by {peer}")
 
     def judge(self, spki: bytes, host: str, certificate: bytes) -> None:
-        """Raise PeerError unless the key may connect from that address; it is asked again when a session begins."""
-        self._grant_living(spki, host, certificate)
+        self._ask(self._access.judge, spki, host, certificate)
 
-    def _grant_living(self, spki: bytes, host: str, certificate: bytes) -> Grant | None:
-        """The Grant of a key that may have a session; a refusal says by the site from whom it comes."""
+    def must_wait(self, guest: Guest, hello: Hello, then: Callable[[], object]) -> bool:
+        return self._access.ask(guest.spki, guest.address, guest.certificate, bool(hello.session_id), then)
+
+    def _ask(self, judge: Callable[[bytes, str, bytes], Grant | None], *about: Any) -> Grant | None:
+        """What `judge` says of a key that may have a session; a refusal says by the site from whom it comes."""
         try:
-            return self._access.grant_living(spki, host, certificate)
+            return judge(*about)
         except PeerError as refusal:
             if refusal.code == CloseCode.KEY_REFUSED:
                 refusal.detail = self._site
@@ -324,7 +326,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             client.grant = self._access.grant(guest.spki, guest.address, guest.certificate)
             client.certificate = guest.certificate
         except PeerError:
-            client.grant = self._grant_living(guest.spki, guest.address, client.certificate)
+            client.grant = self._ask(self._access.grant_living, guest.spki, guest.address, client.certificate)
         client.host, client.peer = guest.address, guest.peer
         return client
 
