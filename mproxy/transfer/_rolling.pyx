@@ -25,7 +25,7 @@ cdef extern from *:
     void rolling_begin(const uint8_t *data, uint32_t length, uint32_t *all, uint32_t *weighted) noexcept nogil
 
 cdef enum:
-    SUM_SIZE = 12
+    SUM_SIZE = 8
     KEY_SIZE = 16
     MOST_LOOKS = 16   # at blocks that share a sum: files of one pattern have many
     HASH = 2654435761  # Knuth's multiplier
@@ -60,8 +60,8 @@ cdef inline uint64_t _get(const uint8_t *p, int length) noexcept nogil:
 
 
 def sums_of(const uint8_t[::1] data not None, uint32_t block_bytes, bytes key not None):
-    """The sums of all whole blocks of `block_bytes` in `data`, SUM_BYTES for each: the rolling sum (4), SipHash-1-3
-    under `key`, KEY_BYTES (8), big-endian. Releases the GIL."""
+    """The sums of all whole blocks of `block_bytes` in `data`, SUM_BYTES for each: the rolling sum (4), half of
+    SipHash-1-3 under `key`, KEY_BYTES (4), big-endian. Releases the GIL."""
     cdef size_t count, i
     cdef uint32_t everything, weighted
     cdef const uint8_t *begin
@@ -79,7 +79,7 @@ def sums_of(const uint8_t[::1] data not None, uint32_t block_bytes, bytes key no
         for i in range(count):
             rolling_begin(begin + i * block_bytes, block_bytes, &everything, &weighted)
             _put(out + i * SUM_SIZE, _sum(everything, weighted), 4)
-            _put(out + i * SUM_SIZE + 4, siphash13(secret, begin + i * block_bytes, block_bytes), 8)
+            _put(out + i * SUM_SIZE + 4, siphash13(secret, begin + i * block_bytes, block_bytes), 4)
     return bytes(result)
 
 
@@ -91,7 +91,7 @@ cdef class Sketch:
     cdef readonly uint32_t count  # of whole blocks, from the beginning of the file
     cdef uint8_t key[KEY_SIZE]
     cdef uint32_t *weak       # of each block
-    cdef uint64_t *strong
+    cdef uint32_t *strong
     cdef int32_t *heads       # by the hash of a weak sum: the first block; -1: none
     cdef int32_t *following   # the next block of the same hash
     cdef uint8_t *filter      # a bit for each of 32 times as many hashes: nearly all windows are not worth a look
@@ -104,7 +104,7 @@ cdef class Sketch:
         cdef uint32_t code
         if (block_bytes == 0 or block_bytes > 1 << 30 or len(key) != KEY_SIZE or count == 0 or count > 1 << 24
                 or <size_t>data.shape[0] != count * SUM_SIZE):
-            raise ValueError("a sketch needs blocks of some bytes, a key of 16, and 12 bytes for each block")
+            raise ValueError("a sketch needs blocks of some bytes, a key of 16, and 8 bytes for each block")
         self.block_bytes, self.count = block_bytes, <uint32_t>count
         for i in range(<size_t>KEY_SIZE):
             self.key[i] = key[i]
@@ -112,7 +112,7 @@ cdef class Sketch:
         while self.bits < 22 and <size_t>1 << self.bits < count * 2:
             self.bits += 1
         self.weak = <uint32_t *>malloc(count * sizeof(uint32_t))
-        self.strong = <uint64_t *>malloc(count * sizeof(uint64_t))
+        self.strong = <uint32_t *>malloc(count * sizeof(uint32_t))
         self.following = <int32_t *>malloc(count * sizeof(int32_t))
         self.heads = <int32_t *>malloc(sizeof(int32_t) << self.bits)
         self.filter = <uint8_t *>calloc(<size_t>4 << self.bits, 1)
@@ -122,7 +122,7 @@ cdef class Sketch:
             self.heads[i] = -1
         for i in range(count):
             self.weak[i] = <uint32_t>_get(&data[i * SUM_SIZE], 4)
-            self.strong[i] = _get(&data[i * SUM_SIZE + 4], 8)
+            self.strong[i] = <uint32_t>_get(&data[i * SUM_SIZE + 4], 4)
         # From the end, so that of equal blocks the first is found first.
         i = count
         while i > 0:
@@ -226,17 +226,17 @@ cdef class Sketch:
                       int64_t *patience) noexcept nogil:
         """The block that is in this window, of those in the list that begins with `head`; -1: none. `likely` is tried
         first."""
-        cdef uint64_t strong = 0
+        cdef uint32_t strong = 0
         cdef bint hashed = False
         cdef int looks = 0
         if likely >= 0 and self.weak[likely] == weak:
-            strong, hashed = siphash13(self.key, window, self.block_bytes), True
+            strong, hashed = <uint32_t>siphash13(self.key, window, self.block_bytes), True
             if self.strong[likely] == strong:
                 return likely
         while head >= 0 and looks < MOST_LOOKS:
             if self.weak[head] == weak:
                 if not hashed:
-                    strong, hashed = siphash13(self.key, window, self.block_bytes), True
+                    strong, hashed = <uint32_t>siphash13(self.key, window, self.block_bytes), True
                 if self.strong[head] == strong:
                     return head
             head = self.following[head]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
-from functools import partial
+from functools import cached_property, partial
 
 from mproxy.transfer._rolling import KEY_BYTES, SUM_BYTES, sums_of
+from mproxy.transfer.holes import next_data
 from mproxy.transfer.messages import LEAST_SKETCH_BYTES, MOST_SKETCH_BLOCKS
 from mproxy.transfer.partial import Cancelled
 
@@ -27,10 +29,7 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def block_bytes_for(size: int) -> int:
     """How long the blocks of a file of `size` bytes are: as many blocks as bytes in one, about, as each block costs
     sums, and each change a block."""
-    length = LEAST_SKETCH_BYTES
-    while length * length < size and length < MOST_BLOCK_BYTES:
-        length *= 2
-    return length
+    return min(MOST_BLOCK_BYTES, max(LEAST_SKETCH_BYTES, math.isqrt(size) + 7 & ~7))
 
 
 class Basis:
@@ -58,11 +57,19 @@ class Basis:
     def _sums_in(self, is_over: Callable[[], bool], blocks: range) -> tuple[int, bytes]:
         if is_over():
             raise Cancelled("no longer wanted")
-        data = bytearray(len(blocks) * self.block_bytes)
-        view, at = memoryview(data), blocks.start * self.block_bytes
+        length, at = len(blocks) * self.block_bytes, blocks.start * self.block_bytes
+        if next_data(self.fd, at, self._size) >= at + length:
+            return blocks.start, self._zero_sums * len(blocks)
+        data = bytearray(length)
+        view = memoryview(data)
         while view and (got := os.preadv(self.fd, [view], at)):
             view, at = view[got:], at + got
         return blocks.start, sums_of(data, self.block_bytes, self.key)
+
+    @cached_property
+    def _zero_sums(self) -> bytes:
+        """Of a block in a hole."""
+        return sums_of(bytes(self.block_bytes), self.block_bytes, self.key)
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -79,7 +79,7 @@ MOST_NAME_BYTES = 4096
 MOST_TEXT_BYTES = 1000
 MOST_INDEX = 1 << 31
 MOST_BUNDLE_ENTRIES = 1024
-MOST_SKETCH_BLOCKS = 1 << 18  # of one file: 3 MiB of sums
+MOST_SKETCH_BLOCKS = 1 << 18  # of one file: 2 MiB of sums
 LEAST_SKETCH_BYTES = 1024  # of a block
 
 # The largest file offset (off_t).

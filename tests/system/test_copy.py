@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -422,3 +423,50 @@ def test_nothing_is_deleted_when_not_all_was_found(mirror):
     done = mirror.copy("--delete", "--yes", "--copy-links", mirror.home / "tree", "server:")
     assert done.returncode == 8 and "nothing was deleted" in done.stderr
     assert (mirror.there / "tree/old").exists() and (mirror.there / "tree/d/b").exists()
+
+
+def seen(place):
+    """All that a copy has to bring: names, modes, times, contents, links, holes, attributes."""
+    found, inodes = {}, {}
+    for path in sorted(place.rglob("*")):
+        status = path.lstat()
+        first = inodes.setdefault(status.st_ino, str(path)[len(str(place)):])
+        what = [stat.S_IFMT(status.st_mode), status.st_mtime_ns, first]
+        if path.is_symlink():
+            what.append(os.readlink(path))
+        else:
+            what += [stat.S_IMODE(status.st_mode), {name: os.getxattr(path, name) for name in os.listxattr(path)}]
+        if stat.S_ISREG(status.st_mode):
+            what += [status.st_size, status.st_blocks * 512 < 2_000_000,
+                     sha256(path) if status.st_size < 10_000_000 else None]
+        found[os.fsencode(path)[len(str(place)):]] = what
+    return found
+
+
+@pytest.mark.parametrize("less", [(), ("--delta", "--compress")])
+def test_kinds_of_files_both_ways(host, less):
+    """Goal: what docs/transfer.md says of each kind holds for a copy there, and one from there."""
+    tree = host.home / "tree"
+    host.file("tree/plain", 1_500_000)
+    host.file("tree/small", 100)
+    os.link(tree / "plain", tree / "second name")
+    os.symlink("plain", tree / "link")
+    (tree / "empty").mkdir(mode=0o711)
+    with open(tree / "holes", "wb") as file:
+        file.truncate(20 << 30)
+        file.seek(3 << 30)
+        file.write(os.urandom(500_000))
+    with open(os.fsencode(tree) + b"/" + bytes(range(0x80, 0xFF)) * 2 + b"\xff", "wb") as file:
+        file.write(b"a name of 255 bytes, no UTF-8")
+    os.setxattr(tree / "plain", "user.what", b"\0\xff")
+    os.chmod(tree / "small", 0o666)
+    os.utime(tree / "empty", ns=(0, 10**18 + 1))
+    words = ["--links", "--xattrs", "--perms", *less]
+    assert host.copy(*words, tree, "server:").returncode == 0
+    assert host.copy(*words, "server:tree", f"{host.home}/back/").returncode == 0
+    expected = seen(tree)
+    assert len(expected) == 7
+    assert seen(host.there / "tree") == expected
+    assert seen(host.home / "back/tree") == expected
+    done = host.copy(*words, "--update", "--json", tree, "server:")
+    assert json.loads(done.stdout.splitlines()[-1])["bytes"] == 0, "nothing is sent again"
