@@ -1,6 +1,5 @@
 """Records of pairs, and the head of all: _pair_record.pxd."""
 
-from libc.stddef cimport size_t
 from libc.stdlib cimport calloc, free
 
 from mproxy.ground._arena cimport (
