@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mproxy.endpoint._endpoint import Endpoint
-    from mproxy.ground.config import ProgramConfig
-    from mproxy.ground.shapes import Spot
+    from mproxy.ground.config import ProgramConfig, SproxyConfig
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
 
@@ -82,9 +81,12 @@ def say_carrier(endpoint: Endpoint, peer: str | None = None) -> dict[str, Any]:
     return said
 
 
-def advertised_address(spot: Spot | None, listening: Sequence[tuple[str, int]]) -> bytes:
+def advertised_address(config: SproxyConfig, listening: Sequence[tuple[str, int]]) -> bytes:
     """What --advertise has WELCOME say; `listening`: where sproxy listens, [(host, port)]."""
-    return format_host_port(spot[0], spot[1] or listening[0][1]).encode() if spot is not None else b""
+    if config.advertise is None or not config.may_take_udp:
+        return b""
+    host, port = config.advertise
+    return format_host_port(host, port or listening[0][1]).encode()
 
 
 def say_session(session_id: bytes) -> str:

@@ -168,8 +168,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
-        if self._link_door is not None:
-            self._address = advertised_address(self._config.advertise, self._listening)
+        self._address = advertised_address(self._config, self._listening)
         is_new = is_first() and self._is_spokesman
         if self._crew is not None:
             self._reception.placing = self._crew
@@ -276,8 +275,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if client is None:
             if self._crew is not None:
                 self._crew.find(guest, hello.session_id)
-            by_tag = guest.is_balanced and self.rank(guest.greeter.peer_tag) != Rank.STRANGER
-            raise unknown_session(self._site, by_tag)
+            raise unknown_session(
+                self._site, guest.is_balanced and self.rank(guest.greeter.peer_tag) != Rank.STRANGER)
         session = client.endpoint.session
         check_same_key(guest.spki, client.spki)
         if not hello.proves(session.secret, channel):
