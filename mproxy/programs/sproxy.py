@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 # How long to keep a session without streams and carrier, which has nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000
 
-# How often the addresses of connected sessions are noted as those of known people.
+# How often the addresses of connected sessions are noted, so that strangers there do not lock out others.
 NEIGHBOURS_US = 3_600_000_000
 
 ONE_AT_A_TIME = "--single: a new session started"
@@ -511,7 +511,6 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                     self._places.judge(client)
 
     def _note_neighbours(self) -> None:
-        """At addresses with sessions strangers must not lock out others."""
         self._loop.call_later(NEIGHBOURS_US, self._note_neighbours)
         for client in self._clients:
             if client.attached:
