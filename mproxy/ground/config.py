@@ -494,11 +494,11 @@ class SproxyConfig(ProgramConfig):
 
     @property
     def may_take_udp(self) -> bool:
-        """Whether carriers may come over UDP: those are always encrypted, one process has them all, and balancers pass
-        on TCP, unless somebody has seen to more."""
+        """Whether carriers may come over UDP: those are always encrypted, and balancers pass on TCP, unless somebody
+        has seen to more."""
         if self.udp is not None:
             return self.udp
-        return not self.plaintext and self.workers == 1 and (not self.accept_proxy or self.advertise is not None)
+        return not self.plaintext and (not self.accept_proxy or self.advertise is not None)
 
     @property
     def shown_name(self) -> str:

@@ -182,13 +182,18 @@ def open_udp(host: str | None, port: int) -> socket.socket:
         sock = bind_socket(UDP, host, port) if host else bind_everywhere(UDP, port)
     except OSError as error:
         raise cannot_listen(printable(format_host_port(host or "::", port)), error, port) from None
+    report_packets(sock)
+    return sock
+
+
+def report_packets(sock: socket.socket) -> None:
+    """Have the kernel say to which of our addresses packets came, and give trains of them."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     with contextlib.suppress(OSError):  # an old kernel goes on without
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
-    return sock
 
 
 def cannot_listen(where: str, error: OSError, port: int, remedy: str = "") -> MproxyError:

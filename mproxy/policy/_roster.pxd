@@ -5,11 +5,14 @@ there be one session more?) is decided by one worker at a time, under a lock. Ro
 its sessions do; the next one writes them anew.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef enum:
     MARK_BYTES = 16
+    ROW_TAGS = 2              # that a session's cproxy may show
+    EXPECTATIONS = 256        # of all workers together; two sources may share one
+    EXPECTED_US = 10000000
 
 
 cdef enum RowState:
@@ -28,12 +31,19 @@ cdef struct RosterRow:
     uint8_t session[16]       # its id
     uint8_t holder[16]        # whose place it has, hashed
     uint8_t instance[16]      # which cproxy it is of, hashed with its key
+    uint64_t tags[ROW_TAGS]   # 0: none
 
 
 cdef struct RosterTally:            # of one worker
     uint32_t sessions         # rows in use
     uint32_t top              # no row from here on is in use
     uint32_t guests           # connections that are not sessions yet, about
+
+
+cdef struct Expectation:            # who dials from there, and shows nothing, has a session
+    uint64_t source           # hashed
+    int64_t until             # of the clock of all loops
+    int worker                # in this worker
 
 
 cdef class Roster:
@@ -43,6 +53,7 @@ cdef class Roster:
     cdef object memory            # a mapping
     cdef RosterTally *tallies           # in it, one a worker
     cdef RosterRow *rows                # behind them, `rows_each` a worker
+    cdef Expectation *expectations      # behind these, EXPECTATIONS
     cdef object lock_file         # what is locked: it has no bytes
     cdef list streams             # of each of our rows: the StreamSet, or None
     cdef list free_rows           # of ours

@@ -16,22 +16,31 @@ cdef class Roster:
     def __init__(self, int workers, int rows_each):
         cdef uint8_t[::1] view
         self.workers, self.rows_each = workers, rows_each
-        self.memory = mmap.mmap(-1, workers * (sizeof(RosterTally) + rows_each * sizeof(RosterRow)))
+        self.memory = mmap.mmap(
+            -1, EXPECTATIONS * sizeof(Expectation) + workers * (sizeof(RosterTally) + rows_each * sizeof(RosterRow)))
         view = self.memory
-        self.rows = <RosterRow *>&view[0]
+        self.expectations = <Expectation *>&view[0]
+        self.rows = <RosterRow *>(self.expectations + EXPECTATIONS)
         self.tallies = <RosterTally *>(self.rows + workers * rows_each)
         self.lock_file = open(os.memfd_create("mproxy-roster"), "r+b", buffering=0)
         self.streams, self.free_rows = [], []
 
-    def begin(self, int own):
-        """This process is worker `own` from now on, and has no session yet. A worker that died may have left its lock
-        with the keeper, which holds its descriptors."""
+    def begin(self, int own, bint settled=True):
+        """This process is worker `own` from now on, and shows no session yet. Unless it is settled it has the lock
+        until it is, so that nobody thinks meanwhile that the sessions of the worker before are gone. That one may have
+        left its lock with the keeper, which holds its descriptors."""
         self.own = own
         fcntl.lockf(self.lock_file, fcntl.LOCK_UN)
+        if not settled:
+            fcntl.lockf(self.lock_file, fcntl.LOCK_EX)
         memset(self.row_of(own, 0), 0, self.rows_each * sizeof(RosterRow))
         memset(&self.tallies[own], 0, sizeof(RosterTally))
         self.streams = [None] * self.rows_each
         self.free_rows = list(range(self.rows_each - 1, -1, -1))
+
+    def settled(self):
+        """All sessions of the worker before are shown."""
+        fcntl.lockf(self.lock_file, fcntl.LOCK_UN)
 
     def __enter__(self):
         """Decide alone; waits for another worker that does."""
@@ -58,11 +67,14 @@ cdef class Roster:
         self.tallies[self.own].top = max(self.tallies[self.own].top, <uint32_t>number + 1)
         return number
 
-    def note(self, int number, bytes holder, bint attached, int64_t lost_at, bint lent):
+    def note(self, int number, bytes holder, bint attached, int64_t lost_at, bint lent, list tags):
         """What may change of a session."""
         cdef RosterRow *row = self.row_of(self.own, number)
+        cdef int i
         memcpy(row.holder, <const char *>holder, MARK_BYTES)
         row.attached, row.lost_at, row.lent = attached, lost_at, lent
+        for i in range(ROW_TAGS):
+            row.tags[i] = tags[i] if i < len(tags) else 0
         row.streams = (<StreamSet>self.streams[number]).open_list.count
         stores_done()
         if row.state == RowState.FREE:
@@ -116,6 +128,35 @@ cdef class Roster:
     def find_session(self, bytes session_id):
         """The other worker that has a session; None: there is none."""
         return self.find_by(<size_t>&(<RosterRow *>NULL).session, <const uint8_t *><const char *>session_id, False)[0]
+
+    def find_tag(self, uint64_t tag, int first):
+        """The worker that has the session with that tag, most likely `first`; None: there is none."""
+        cdef int nth, worker, i
+        cdef uint32_t number
+        cdef RosterRow *row
+        for nth in range(self.workers):
+            worker = (first + nth) % self.workers
+            for number in range(self.tallies[worker].top):
+                row = self.row_of(worker, number)
+                for i in range(ROW_TAGS):
+                    if row.tags[i] == tag and row.state == RowState.HERE:
+                        return worker
+        return None
+
+    def expect(self, uint64_t source, int worker, int64_t now):
+        """Whoever dials from there next is for that worker."""
+        cdef Expectation *expectation = &self.expectations[source % EXPECTATIONS]
+        expectation.source = 0
+        expectation.worker, expectation.until = worker, now + EXPECTED_US
+        stores_done()
+        expectation.source = source
+
+    def expected(self, uint64_t source, int64_t now):
+        """The worker for whoever dials from there; None: nobody knows."""
+        cdef Expectation *expectation = &self.expectations[source % EXPECTATIONS]
+        if expectation.source != source or expectation.until < now:
+            return None
+        return expectation.worker
 
     def find_instance(self, bytes instance):
         """The other worker that has a session of a cproxy; None: there is none."""

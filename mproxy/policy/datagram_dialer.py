@@ -50,15 +50,17 @@ RECEIVE_BYTES = 65536
 
 
 class DatagramDialer:
-    """As `policy.dialer.Dialer`, over datagrams. `make_keying()`: our side of one agreement on keys; `heard()` is
-    called when an address has answered; `paths`: what is known of the ways, if another dialer knows it, too."""
+    """As `policy.dialer.Dialer`, over datagrams. `make_keying()`: our side of one agreement on keys; `routing_tag()`:
+    what leads back to the worker that has our session, 0: nothing; `heard()` is called when an address has answered;
+    `paths`: what is known of the ways, if another dialer knows it, too."""
 
     follows_routes = False  # its socket has no address of its own: each packet leaves by the route of the moment
     stays = False
     device = None
 
     def __init__(self, loop: Loop, resolver: Resolver, config: CproxyConfig, observer: DialObserver,
-                 make_keying: Callable[[], Keying], heard: Callable[[], object] = lambda: None,
+                 make_keying: Callable[[], Keying], routing_tag: Callable[[], int],
+                 heard: Callable[[], object] = lambda: None,
                  paths: Paths | None = None) -> None:
         self.heard = heard
         self.loop = loop
@@ -67,6 +69,7 @@ class DatagramDialer:
         self.timeout_us = config.connect_timeout_us
         self.observer = observer
         self.make_keying = make_keying
+        self.routing_tag = routing_tag
         self.paths = Paths() if paths is None else paths
         self.running = False
         local = is_loopback(config.sproxy_host)
@@ -282,7 +285,7 @@ class LinkAttempt(LinkHandler):
 
     def _dial(self, way: Way) -> bool:
         target = Target(format_host_port(way.address[0], way.address[1]), [(way.family, way.address)])
-        self._links[self._endpoint.connect(target, self)] = way
+        self._links[self._endpoint.connect(target, self, self._dialer.routing_tag())] = way
         return True
 
     def _fail_if_over(self) -> None:

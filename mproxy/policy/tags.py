@@ -60,7 +60,7 @@ class Tags:
         """In which worker of this sproxy the session of a tag is; None: that cannot be told from it."""
         if tag >> TAG_BYTES * 8 - NODE_BITS != self._node or not self.holds(tag, now):
             return None
-        return tag >> NONCE_BITS + MAC_BITS & (1 << WORKER_BITS) - 1
+        return worker_in(tag)
 
     def _period(self, now: float) -> int:
         return int(now // self._period_s)
@@ -68,3 +68,8 @@ class Tags:
     def _mac(self, head: int, period: int) -> int:
         digest = hmac.digest(self._key, LABEL + period.to_bytes(8, signed=True) + head.to_bytes(TAG_BYTES), "sha256")
         return int.from_bytes(digest[:4]) >> 32 - MAC_BITS
+
+
+def worker_in(tag: int) -> int:
+    """The worker that a tag names, whoever made it."""
+    return tag >> NONCE_BITS + MAC_BITS & (1 << WORKER_BITS) - 1

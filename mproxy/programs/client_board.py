@@ -39,7 +39,8 @@ class ClientBoard:
 
     def _note(self, client: Client) -> None:
         client.mark = holder_mark(client.holder)
-        self._roster.note(self._rows[client], client.mark, client.attached, client.lost_at or 0, client.lent)
+        self._roster.note(self._rows[client], client.mark, client.attached, client.lost_at or 0, client.lent,
+                          client.tags)
 
 
 class Remote:

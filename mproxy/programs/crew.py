@@ -10,7 +10,9 @@ What must hold for all together, such as --max-sessions, is decided under the ro
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 import signal
 import socket
 import time
@@ -22,6 +24,8 @@ from mproxy.keeper.inboxes import Inboxes
 from mproxy.keeper.main_process import main_pid
 from mproxy.policy._roster import Roster
 from mproxy.policy.places import Places
+from mproxy.policy.sources import source_of
+from mproxy.policy.tags import worker_in
 from mproxy.programs.client_board import ClientBoard, Remote, holder_mark, instance_mark
 from mproxy.programs.clients import MADE_ROOM, Clients
 from mproxy.programs.greeting import Elsewhere
@@ -56,6 +60,10 @@ MOST_HOPS = 4
 MORE_ROWS = 64
 
 
+# Where the address is in a struct sockaddr_in6.
+IN6_ADDR = slice(8, 24)
+
+
 class Crew:
     """Of one sproxy; made by the main process. `most`: sessions that all workers may have together."""
 
@@ -80,9 +88,10 @@ class Crew:
         self._reception = reception
         self._end = end
         self._desk: Desk | None = None
-        self.roster.begin(self.number)
+        self.roster.begin(self.number, settled=False)
         self._inboxes.open(loop, self.number, self._hear)
         self._show()
+        loop.call_later(0, self.roster.settled)  # by then all that the worker before had has been added
 
     def stop_accepting(self) -> None:
         """Close the port: the other processes have it, too."""
@@ -102,11 +111,38 @@ class Crew:
 
     def place(self, guest: SocketGuest, tag: int) -> None:
         """Raise Elsewhere if a guest that shows this tag is for another worker."""
-        worker = self._access.tags.worker(tag, time.time()) if tag else None
-        if worker is None or worker >= self.roster.workers:
+        worker = self._by_tag(tag)
+        if worker is None:
             worker = self._least_busy()
         if worker != self.number:
             raise Elsewhere(worker)
+
+    def _by_tag(self, tag: int) -> int | None:
+        """Where the session with that tag is; None: nobody knows. It may be elsewhere than the tag says: a run before
+        had another number of workers."""
+        named = self._access.tags.worker(tag, time.time()) if tag else None
+        if named is None:
+            return None
+        worker = self.roster.find_tag(tag, named % self.roster.workers)
+        if worker is not None:
+            return worker
+        return named if named < self.roster.workers else None
+
+    def choose_by_packet(self, tag: int, address: bytes) -> int:
+        """The worker for who dials over datagrams with that tag from that address (a PeerAddress's bytes). The address
+        may be false, so this must be cheap: no MAC is computed, and a tag counts only if a session has it."""
+        worker = self.roster.find_tag(tag, worker_in(tag) % self.roster.workers) if tag else None
+        if worker is None:
+            source = source_of(socket.inet_ntop(socket.AF_INET6, address[IN6_ADDR]))
+            worker = self.roster.expected(number_of(source), self._loop.now())
+        if worker is not None:
+            return worker
+        loads = list(map(self.roster.load, range(self.roster.workers)))
+        return random.choice([number for number, load in enumerate(loads) if load == min(loads)])
+
+    def expect(self, address: str, worker: int) -> None:
+        """Whoever dials from there next, over datagrams and without a tag, is for that worker."""
+        self.roster.expect(number_of(source_of(address)), worker, self._loop.now())
 
     def _least_busy(self) -> int:
         """This worker, unless another one has less to do even with this guest."""
@@ -116,6 +152,9 @@ class Crew:
     def find(self, guest: Guest, session_id: bytes) -> None:
         """Raise Elsewhere if another worker has the session."""
         worker = self.roster.find_session(session_id)
+        if worker is None:
+            with self.roster:  # a worker may just be going on with sessions
+                worker = self.roster.find_session(session_id)
         if worker is not None and guest.hops < MOST_HOPS:
             raise Elsewhere(worker)
 
@@ -237,3 +276,8 @@ class Crew:
         merged = Merged(loop, log, commands, range(1, self.roster.workers), lambda worker, sock: self._inboxes.send(
             worker, {"asked": True}, fds=[sock.fileno()]))
         return open_control(loop, log, name, merged.commands())
+
+
+def number_of(source: str) -> int:
+    """64 bits for a source, never 0."""
+    return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8]) or 1

@@ -56,7 +56,8 @@ def _straight(config: CproxyConfig, loop: Loop, observer: DialObserver,
     def make_datagram(watching: DialObserver, heard: Callable[[], object] = lambda: None,
                       paths: Paths | None = None) -> DatagramDialer:
         from mproxy.policy.datagram_dialer import DatagramDialer
-        return DatagramDialer(loop, resolver, config, watching, introduction.make_keying, heard, paths)
+        return DatagramDialer(loop, resolver, config, watching, introduction.make_keying, lambda: introduction.tag,
+                              heard, paths)
     if config.carrier == "tcp" or any(getattr(config, name) for name in TCP_ALONE):
         return make_tcp(observer)
     if config.carrier == "datagram":

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
         def hand_over(self, guest: SocketGuest, where: Elsewhere) -> None:
             """Give a guest to the worker that it is for."""
 
+        def expect(self, address: str, worker: int) -> None:
+            """Whoever dials from that address next, over datagrams and without a tag, is for that worker."""
+
 # The preamble travels right behind the connection's first packets; this is time for some of them to be lost.
 SILENT_US = 5_000_000
 

@@ -78,6 +78,11 @@ class Introduction:
         """sproxy has the key with that fingerprint and no other, as a trusted channel says; empty: none is trusted."""
         self._host_trust = HostTrust(None, (key,))
 
+    @property
+    def tag(self) -> int:
+        """That of the last WELCOME; 0: there was none."""
+        return self._tag
+
     def memory(self) -> tuple[int, bytes]:
         """For `recall` in another process: the last tag, and the key of the sproxy that has our session."""
         return self._tag, self._host_spki

@@ -7,6 +7,7 @@ every key may agree on keys, as every key may finish a TLS handshake.
 
 from __future__ import annotations
 
+import os
 import socket
 from functools import partial
 
@@ -17,7 +18,7 @@ from mproxy.io import heirlooms
 from mproxy.io.bind import open_udp
 from mproxy.programs.greeting import Guest, most_unfinished
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
-from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode
+from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode, PacketType
 from mproxy.transport.datagram_config import for_session
 from mproxy.transport.keying import DISAGREE
 from mproxy.transport.observers import DatagramObserver, LinkHandler
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger
     from mproxy.io._loop import Loop
-    from mproxy.programs.greeting import Reception
+    from mproxy.programs.crew import Crew
+    from mproxy.programs.greeting import Elsewhere, Reception
     from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._detours import Detours
     from mproxy.transport.keying import Keying, LinkKeys
 
 # Time to agree on keys: two round trips, of which packets may get lost.
@@ -43,6 +46,10 @@ LOOK_US = 5_000
 RECEIVE_BYTES = 65536
 
 
+# Where an id is in a packet (mproxy/transport/_packet.pxd).
+ID_AT = 4
+
+
 class LinkDoor(DatagramObserver):
     """sproxy's UDP sockets. `make_keying()`: our side of one agreement on keys."""
 
@@ -53,8 +60,9 @@ class LinkDoor(DatagramObserver):
         self._config = config
         self._reception = reception
         self._make_keying = make_keying
-        self._sockets: list[socket.socket] = []
-        self._names: list[str] = []  # of these, for the next build
+        self._sockets: list[list[socket.socket]] = []  # of each port, one for each worker
+        self._names: list[str] = []  # of all these, for the next build
+        self._detours: list[Detours | None] = []
         self._endpoints: list[DatagramEndpoint] = []
         self._is_closed = False
 
@@ -65,9 +73,11 @@ class LinkDoor(DatagramObserver):
             for listener in listeners:
                 self._bind(listener)
         except MproxyError as error:
-            while self._sockets:
+            while self._names:
                 heirlooms.forget(self._names.pop())
-                self._sockets.pop().close()
+            for sock in (each for sockets in self._sockets for each in sockets):
+                sock.close()
+            self._sockets, self._detours = [], []
             if self._config.udp:
                 raise
             self._log.warning("no-udp", why=f"{error}; clients come over TCP alone (--no-udp says that this is meant)")
@@ -77,19 +87,43 @@ class LinkDoor(DatagramObserver):
         host, port, *more = listener.getsockname()
         if more and more[1]:
             host += f"%{socket.if_indextoname(more[1])}"
-        name = f"udp {host} {port}"
-        given = heirlooms.take(name)
-        sock = socket.socket(fileno=given) if given is not None else open_udp(host, port)
-        heirlooms.note(name, sock.fileno())
-        self._sockets.append(sock)
-        self._names.append(name)
+        self._sockets.append([])
+        sockets = self._sockets[-1]
+        sockets.append(self._take_or_open(f"udp {host} {port}", partial(open_udp, host, port)))
+        self._detours.append(self._share(sockets, host, port) if self._config.workers > 1 else None)
 
-    def open(self, most_sessions: int) -> None:
-        """Let peers dial."""
+    def _take_or_open(self, name: str, make: Callable[[], socket.socket]) -> socket.socket:
+        """The socket of that name, which the next build is to have, too, and which we may have from the one before."""
+        given = heirlooms.take(name)
+        sock = socket.socket(fileno=given) if given is not None else make()
+        heirlooms.note(name, sock.fileno())
+        self._names.append(name)
+        return sock
+
+    def _share(self, sockets: list[socket.socket], host: str, port: int) -> Detours:
+        """Have a socket for each worker."""
+        from mproxy.io.shared_port import choose_by_byte, open_beside, share_udp
+        from mproxy.transport._detours import Detours
+        from mproxy.transport._listener import Routing
+        share_udp(sockets[0])
+        for number in range(1, self._config.workers):
+            sockets.append(self._take_or_open(f"udp {host} {port} {number}", partial(open_beside, host, port)))
+        routing = Routing(self._config.workers, os.urandom(16))
+        if not choose_by_byte(sockets, ID_AT, routing.bits, int(PacketType.SYN)) and len(self._sockets) == 1:
+            self._log.info("no-packet-filter", why=(
+                "the kernel cannot choose a worker for each UDP packet: the workers hand packets over"))
+        return Detours(routing)
+
+    def open(self, most_sessions: int, crew: Crew | None) -> None:
+        """Let peers dial; of several workers each has its own sockets."""
+        worker = crew.number if crew is not None else 0
         config = for_session(self._config.session, MAX_PACKET_BYTES)
         most = most_sessions + 2 * most_unfinished(self._config)
-        self._endpoints = [DatagramEndpoint(self._loop, sock.fileno(), config, self, most=most)
-                           for sock in self._sockets]
+        for sockets, detours in zip(self._sockets, self._detours, strict=True):
+            if detours is not None and crew is not None:
+                detours.routing.own, detours.routing.choose = worker, crew.choose_by_packet
+            self._endpoints.append(DatagramEndpoint(
+                self._loop, sockets[worker].fileno(), config, self, most=most, detours=detours))
 
     def close(self) -> None:
         """Let nobody in any more."""
@@ -195,6 +229,14 @@ class LinkGuest(Guest, LinkHandler):
     def make_carrier(self) -> DatagramCarrier:
         """The carrier on the link."""
         return DatagramCarrier(self._link)
+
+    def go(self, where: Elsewhere) -> None:
+        """Dial again, and then reach that worker: the keys of a link and what is under way on it cannot be handed over.
+        Only those come here that had no tag to show."""
+        assert self._reception.placing is not None
+        self._reception.placing.expect(self.address, where.worker)
+        self.release()
+        self._link.abort(int(EndCode.STOPPED), b"another worker has the session")
 
     def _send(self) -> None:
         greeter = self.greeter

@@ -435,8 +435,7 @@ def sproxy_parser() -> OneLineParser:
     group.add_argument("--udp", action="store_true", default=None, help=(
         "do not start unless UDP port PORT can be had, too (by default a warning says that it cannot)"))
     group.add_argument("--no-udp", action="store_false", dest="udp", default=None, help=(
-        "listen on TCP port PORT alone, as always with --plaintext and several workers, and with --accept-proxy unless"
-        " --udp is given"))
+        "listen on TCP port PORT alone, as always with --plaintext, and with --accept-proxy unless --udp is given"))
     group = parser.add_argument_group("clients")
     parser.add(group, "--allow", parse_permitted, metavar="HOST:PORT", action="append", help=(
         "another daemon that clients may ask for, or the /PATH of its unix socket; repeatable (default none); '*:443',"
@@ -503,7 +502,7 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
             raise UsageError(f"--{one.replace('_', '-')} is for use with --{other.replace('_', '-')}")
     _refuse_together(given, "plaintext", (*_SPROXY_KEYS, "source_per_key", "udp", "advertise"))
     if given.get("workers", 1) > 1:
-        _refuse_together(given, "workers", ("plain", "udp", "survive"))
+        _refuse_together(given, "workers", ("plain", "survive"))
         if given.setdefault("keeper", True) is False:
             raise UsageError("--workers and --no-keeper cannot be used together")
     if len(words) == 3 and words[2].isdigit():

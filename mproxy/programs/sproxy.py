@@ -194,7 +194,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                 self._log.info("listening", address=address[0], port=address[1], daemon=daemon,
                                udp="yes" if self._link_door is not None else None)
         if self._link_door is not None:
-            self._link_door.open(self._most)
+            self._link_door.open(self._most, self._crew)
             self._features |= WelcomeFeature.UDP
         if has_past():
             streams = sum(client.streams for client in self._clients)

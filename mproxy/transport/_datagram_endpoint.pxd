@@ -16,6 +16,8 @@ them). Strangers take places only from each other: see strangers.py.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.transport._connection cimport Connection
+from mproxy.transport._detours cimport Detours
+from mproxy.transport._link_names cimport LinkNames
 from mproxy.transport._listener cimport Listener, Reply
 from mproxy.transport._packet cimport PeerAddress
 from mproxy.transport._seal cimport PacketKey
@@ -53,7 +55,6 @@ cdef class Link:
     cdef size_t fill_left                # bytes of room there
     cdef size_t fill_least               # least bytes worth reporting; 0: there is no buffer to be filled
     cdef readonly size_t filled          # bytes that the buffer given to `fill` has got
-    cdef list names                      # ids that packets to it may have
     cdef object send_queue               # deque of buffers to be sent
     cdef object send_buffer              # keeps the memory of `send_at`
     cdef const uint8_t *send_at          # the next byte of the buffer in hand
@@ -77,6 +78,7 @@ cdef class DatagramEndpoint:
     cdef Source sources[2]            # the sockets
     cdef bint readable[2]             # packets wait
     cdef int sockets                  # how many
+    cdef Detours detours              # to the other workers of a server; None: there are none
     cdef Work work                    # a turn
     cdef Alarm alarm                  # the earliest deadline
     cdef Inbox inbox                  # for whichever socket is being read
@@ -86,7 +88,7 @@ cdef class DatagramEndpoint:
     cdef bint v4                      # the first socket is for IPv4 alone
     cdef uint8_t *out                 # OUT_BYTES
     cdef dict links                   # all, by their first id
-    cdef dict names                   # the same, by every id that packets to them may have
+    cdef LinkNames names              # the same, by every id that packets to them may have
     cdef list waiting                 # those that something happened to
     cdef readonly uint32_t most       # most peers admitted at once
     cdef readonly uint32_t places     # how many of these are taken
@@ -99,9 +101,11 @@ cdef class DatagramEndpoint:
     cdef int add_socket(self, int fd) except -1
     cdef void run(self) noexcept
     cdef bint read(self, int index, int64_t now) noexcept
+    cdef bint read_detours(self, int64_t now) noexcept
     cdef void take(self, Slot *slot, int64_t now) noexcept
     cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
-    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, int64_t now) noexcept
+    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, bint sent_on,
+                       int64_t now) noexcept
     cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source, int64_t now) noexcept
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
@@ -109,10 +113,7 @@ cdef class DatagramEndpoint:
     cdef void vacate(self, Link link) noexcept
     cdef void excuse(self, int64_t now) noexcept
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
-    cdef Link find(self, uint64_t id)
     cdef void insert(self, Link link) noexcept
-    cdef void rename(self, Link link) noexcept
-    cdef void forget(self, Link link, names) noexcept
     cdef void remove(self, Link link) noexcept
     cdef bint transmit(self, Link link, int64_t now) noexcept
     cdef bint flush(self, Link link, int64_t now) noexcept

@@ -32,7 +32,6 @@ cdef class Link:
         self.endpoint = endpoint
         self.connection = Connection(endpoint.config, entropy=os.urandom(32))
         self.send_queue = deque()
-        self.names = []
 
     # ---- commands
 
@@ -73,8 +72,10 @@ cdef class Link:
         self.receiving.fill(&receiving)
         self.connection.secure(&sending, &receiving)
         if veiled:
-            self.connection.path.change_ids(self.receiving.ids_key, self.sending.ids_key)
-            self.endpoint.rename(self)
+            self.connection.path.change_ids(self.receiving.ids_key, self.sending.ids_key,
+                                            self.connection.setup.routing_bits, not self.connection.setup.active)
+            if not self.closed:
+                self.endpoint.names.rename(self, self.connection.path.ids.window())
         self.wake()
 
     def abort(self, int code, bytes reason):
@@ -223,15 +224,17 @@ cdef class Link:
 
 cdef class DatagramEndpoint:
     """`fd` is a bound UDP socket (a duplicate of the caller's is used), `observer` is told of peers that dial;
-    None: nobody may. `answers_fd`: a second socket, on which packets arrive for the same connections."""
+    None: nobody may. `answers_fd`: a second socket, on which packets arrive for the same connections. `detours`: this
+    is one of several workers."""
 
-    def __init__(self, Loop loop, int fd, config, observer=None, *, int answers_fd=-1, uint32_t most=1000):
+    def __init__(self, Loop loop, int fd, config, observer=None, *, int answers_fd=-1, uint32_t most=1000,
+                 Detours detours=None):
         self.loop = loop
         self.config = config
         self.observer = observer
         self.most = most
         self.links = {}
-        self.names = {}
+        self.names = LinkNames()
         self.waiting = []
         self.work.run = run_endpoint
         self.work.owner = <void *>self
@@ -245,7 +248,7 @@ cdef class DatagramEndpoint:
             raise OSError(errno, os.strerror(errno))
         self.due_at = NEVER
         if observer is not None:
-            self.listener = Listener(config, os.urandom(16))
+            self.listener = Listener(config, os.urandom(16), detours.routing if detours is not None else None)
             self.strangers = Strangers()
         if config.answer_to:
             self.has_answer_to = True
@@ -255,6 +258,9 @@ cdef class DatagramEndpoint:
         self.v4 = udp_is_v4(self.sources[0].fd)
         if answers_fd >= 0:
             self.add_socket(answers_fd)
+        if detours is not None:
+            self.detours = detours
+            detours.open(loop, &self.work)
         _endpoints.add(self)
 
     def __dealloc__(self):
@@ -274,14 +280,15 @@ cdef class DatagramEndpoint:
 
     # ---- commands
 
-    def connect(self, Target target, handler):
-        """Dial the first address of `target`; the Link."""
+    def connect(self, Target target, handler, uint64_t tag=0):
+        """Dial the first address of `target`; the Link. `tag` leads to the right one of several workers of a server."""
         cdef Link link = Link(self)
         cdef Peer peer
         cdef PeerAddress address
         peer_set(&peer, &target.addresses[0])
         to_engine(&peer, &address)
         link.handler = handler
+        link.connection.setup.tag = tag
         self.insert(link)
         link.connection.connect(&address, self.loop.now_us)
         link.wake()
@@ -306,6 +313,8 @@ cdef class DatagramEndpoint:
         self.alarm.close()
         for i in range(self.sockets):
             self.loop.close(&self.sources[i])
+        if self.detours is not None:
+            self.detours.close()
         self.sockets = 0
         self.loop.soon.append(partial(_endpoints.discard, self))
 
@@ -323,6 +332,7 @@ cdef class DatagramEndpoint:
         for i in range(self.sockets):
             if self.readable[i] and self.read(i, now):
                 again = True
+        again = self.detours is not None and self.read_detours(now) or again
         for link in self.links.values():
             if link.connection.deadline() <= now:
                 link.connection.handle_timeout(now)
@@ -366,6 +376,15 @@ cdef class DatagramEndpoint:
                 return False
         return True
 
+    cdef bint read_detours(self, int64_t now) noexcept:
+        """Take what other workers have sent us; true when there may be more."""
+        cdef PeerAddress source
+        cdef int left = BATCHES_A_TURN * BATCH
+        while left > 0 and self.detours.receive(&self.inbox.slots[0], &source):
+            self.take_run(&self.inbox.slots[0], 0, self.inbox.slots[0].length, &source, True, now)
+            left -= 1
+        return left == 0
+
     cdef void take(self, Slot *slot, int64_t now) noexcept:
         """Take a train: of one connection, or of several that the peer runs from one socket."""
         cdef Peer peer
@@ -375,21 +394,23 @@ cdef class DatagramEndpoint:
         to_engine(&peer, &source)
         while begin < slot.length:
             end = end_of_run(slot, begin)
-            self.take_run(slot, begin, end, &source, now)
+            self.take_run(slot, begin, end, &source, False, now)
             begin = end
 
-    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, int64_t now) noexcept:
-        """The packets of one connection in a train."""
+    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, bint sent_on,
+                       int64_t now) noexcept:
+        """The packets of one connection in a train. `sent_on`: another worker had it."""
         cdef Link link
         if packet_type(slot.data + begin, min(slot.segment, end - begin)) == 0:
             return
-        link = self.find(packet_id(slot.data + begin))
+        link = self.names.find(packet_id(slot.data + begin))
         if link is None:
-            self.take_new(slot, begin, end, source, now)
+            if self.detours is None or sent_on or not self.detours.take(slot, begin, end, source):
+                self.take_new(slot, begin, end, source, now)
             return
         link.connection.receive_run(slot.data + begin, end - begin, slot.segment, source, now)
         if link.connection.path.ids.heard_more:
-            self.rename(link)
+            self.names.rename(link, link.connection.path.ids.window())
         if self.listener is not None:
             link.local = slot.local
         if link.connection.setup.handshake_event:
@@ -414,8 +435,7 @@ cdef class DatagramEndpoint:
             offset += length
 
     cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
-        """Whether there is no room for it: then an ACK is not even looked at, for its cookie is good for once, and the
-        peer asks again."""
+        """Whether there is no room for it: then an ACK, whose cookie is good for once, is not even looked at."""
         if self.places < self.most or packet_type(data, length) != PacketType.ACK:
             return False
         if now >= self.full_at:
@@ -446,7 +466,7 @@ cdef class DatagramEndpoint:
         self.insert(link)
         victim = self.strangers.add(link.connection.channel.local_id, source_of(&reply.accepted.address))
         if victim is not None:
-            other = self.find(victim)
+            other = self.names.find(victim)
             other.connection.abort(EndCode.ABORTED, b"too many strangers", now)
             other.events(now)
             self.remove(other)
@@ -551,32 +571,13 @@ cdef class DatagramEndpoint:
 
     # ---- links
 
-    cdef Link find(self, uint64_t id):
-        return self.names.get(id)
-
     cdef void insert(self, Link link) noexcept:
-        link.names = [link.connection.channel.local_id]
-        self.links[link.names[0]] = self.names[link.names[0]] = link
-
-    cdef void rename(self, Link link) noexcept:
-        """Find it by the ids that packets to it may have from now on."""
-        if link.closed:
-            return
-        names = link.connection.path.ids.window()
-        self.forget(link, set(link.names) - set(names))
-        for name in names:
-            self.names.setdefault(name, link)  # nobody can choose an id that another one has
-        link.names = names
-
-    cdef void forget(self, Link link, names) noexcept:
-        """Do not find it by these ids any more."""
-        for name in names:
-            if self.names.get(name) is link:
-                del self.names[name]
+        self.links[link.connection.channel.local_id] = link
+        self.names.rename(link, [link.connection.channel.local_id])
 
     cdef void remove(self, Link link) noexcept:
         link.closed = True
-        self.forget(link, link.names)
+        self.names.forget(link)
         if self.strangers is not None:
             self.strangers.remove(link.connection.channel.local_id)
         self.links.pop(link.connection.channel.local_id, None)

@@ -10,6 +10,8 @@ answers with the same number: at once what goes to where that packet came from, 
 to be the peer's address. So each path has ids of its own in both directions. The receiver knows IDS_AHEAD numbers above
 the highest one that it has heard, and IDS_BEHIND below for packets that are late. The sender goes no further than what
 the receiver knows: a change that nobody answers costs a number, and with the last one it stays.
+
+A passive side with several workers says how many bits of its ids name the worker: these are those of number 0 in all.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -27,6 +29,8 @@ cdef class ConnectionIds:
     cdef uint8_t remote_key[16]   # of ids in packets to the peer
     cdef uint64_t first_local     # number 0
     cdef uint64_t first_remote    # number 0
+    cdef uint64_t kept_local      # the bits that never change of ids in packets to us
+    cdef uint64_t kept_remote     # of ids in packets to the peer
     cdef uint64_t known[11]       # ids in packets to us, from number `lowest` on
     cdef uint64_t lowest          # its first number
     cdef readonly uint64_t heard  # highest number that the peer has used
@@ -34,6 +38,7 @@ cdef class ConnectionIds:
     cdef uint64_t trial_turn      # number of what goes to where it seems to be
     cdef bint heard_more          # `window` has changed since it was last read
 
+    cdef void keep_first(self, int bits, bint ours) noexcept
     cdef void begin(self, uint64_t local, uint64_t remote, const uint8_t *local_key, const uint8_t *remote_key) noexcept
     cdef uint64_t remote(self, uint64_t number) noexcept
     cdef void advance(self) noexcept
@@ -42,5 +47,5 @@ cdef class ConnectionIds:
     cpdef list window(self)
 
     # inner
-    cdef uint64_t make(self, const uint8_t *key, uint64_t first, uint64_t number) noexcept
+    cdef uint64_t make(self, const uint8_t *key, uint64_t first, uint64_t kept, uint64_t number) noexcept
     cdef void fill_window(self) noexcept

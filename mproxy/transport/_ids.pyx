@@ -12,6 +12,12 @@ from mproxy.ground._siphash cimport siphash24
 cdef class ConnectionIds:
     """Of one connection. Without `begin` there is one id in each direction, for ever."""
 
+    cdef void keep_first(self, int bits, bint ours) noexcept:
+        """Before `begin`: the first bits of ids in packets to us (`ours`), or to the peer, never change."""
+        cdef uint64_t kept = ~(<uint64_t>-1 >> bits) if bits > 0 else 0
+        self.kept_local = kept if ours else 0
+        self.kept_remote = 0 if ours else kept
+
     cdef void begin(self, uint64_t local, uint64_t remote, const uint8_t *local_key,
                     const uint8_t *remote_key) noexcept:
         """Change from now on; the ids of the set-up, and 16 bytes for each direction that only both sides know."""
@@ -22,23 +28,23 @@ cdef class ConnectionIds:
         self.changing = True
         self.fill_window()
 
-    cdef uint64_t make(self, const uint8_t *key, uint64_t first, uint64_t number) noexcept:
+    cdef uint64_t make(self, const uint8_t *key, uint64_t first, uint64_t kept, uint64_t number) noexcept:
         """One id."""
         cdef uint8_t text[8]
         if number == 0:
             return first
         put64(text, number)
-        return siphash24(key, text, 8)
+        return (siphash24(key, text, 8) & ~kept) | (first & kept)
 
     cdef uint64_t remote(self, uint64_t number) noexcept:
         """The id in packets to the peer."""
-        return self.make(self.remote_key, self.first_remote, number)
+        return self.make(self.remote_key, self.first_remote, self.kept_remote, number)
 
     cdef void fill_window(self) noexcept:
         cdef int i
         self.lowest = self.heard - IDS_BEHIND if self.heard > IDS_BEHIND else 0
         for i in range(IDS_KNOWN):
-            self.known[i] = self.make(self.local_key, self.first_local, self.lowest + i)
+            self.known[i] = self.make(self.local_key, self.first_local, self.kept_local, self.lowest + i)
         self.heard_more = True
 
     cdef void advance(self) noexcept:

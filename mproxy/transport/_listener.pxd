@@ -3,14 +3,19 @@
 A program with a socket does this with a packet: when `packet_id` is a connection's, `Connection.receive`; otherwise
 `Listener.receive`, and on ACCEPT `Connection.accept`.
 
-    SYN        number: the client's first; offset: its id; control: options; padded to BASE_PACKET_BYTES
+    SYN        number: the client's first; offset: its id; control: options 18, routing tag 8 (0: none); padded to
+               BASE_PACKET_BYTES
     SYN_ACK    number: the server's first; offset: its id; control: options 18, time 4, cookie 8
     ACK        number, offset as SYN; control: options 18, server's options 18, time 4, cookie 8, handshake
-    options    version 1, flags 1, packet bytes 4, ack delay 4, credit 8
+    options    version 1, flags 1 (of a server: routing bits in bits 4 to 6), packet bytes 4, ack delay 4, credit 8
 
 The cookie is SipHash-2-4 under the listener's secret over address, client id, number, both options and time. The
 server's id and first number are made the same way, so the ACK is enough to make them again. A cookie is valid for
 COOKIE_US and for one use: ids accepted are remembered that long.
+
+Of several workers of a server each has a Listener, all with one secret. The first bits of a server's id are the number
+of the worker that is to have the connection (`Routing`): so the ACK, and all packets after it, lead there. The cookie
+is of that number, too. Whoever dials with the tag of a session gets the worker that has it.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -36,6 +41,14 @@ cpdef enum OptionFlag:
     SEALED = 0x01    # packets after the set-up are sealed
     GO_BACK = 0x02   # recovery gbn in both directions; the client chooses
     VEILED = 0x04    # of sealed packets: ids change with the path, numbers are veiled; if both sides say so
+    ROUTED = 0x08    # the client's: its ids for the server begin with the routing bits, however they change
+
+
+cdef enum:
+    ROUTING_SHIFT = 4    # of the number of routing bits in a server's flags
+    MOST_ROUTING_BITS = 6
+    ROUTED_EVERY_US = 500  # SYNs for which it is asked who is to have them: 2,000 a second; the others stay here
+    ROUTED_BURST = 1024  # after a pause
 
 
 cdef enum ListenResult:
@@ -59,6 +72,7 @@ cdef struct Accepted:
     uint64_t client_number    # its first packet number
     uint64_t server_number    # ours
     Options options           # the client's
+    uint8_t flags             # ours, as they were offered to it
     const uint8_t *handshake  # first handshake message, inside the packet given
     uint32_t handshake_bytes  # its length, 0: none
     uint8_t prologue[PROLOGUE_BYTES]  # what SYN and SYN-ACK agreed on, for the handshake to authenticate
@@ -81,9 +95,23 @@ cdef void make_prologue(uint8_t *out, uint64_t client_id, uint64_t server_id, ui
                         uint64_t server_number, const uint8_t *client, const uint8_t *server) noexcept nogil
 
 
+cdef class Routing:
+    """Of a server with several workers: whose connections come here."""
+    cdef readonly int bits             # the first bits of an id, which name the worker; 0: there is one alone
+    cdef readonly int workers          # how many there are
+    cdef public int own                # this one
+    cdef readonly bytes secret         # of all their listeners, 16 bytes
+    cdef public object choose          # (tag, client's PeerAddress.bytes) -> who is to have a new connection; None: own
+
+    cdef int worker_of(self, uint64_t id) noexcept
+    cdef uint64_t lead(self, uint64_t id, int worker) noexcept
+
+
 cdef class Listener:
     cdef uint8_t secret[16]            # of this listener; nobody else knows it
     cdef Options options               # offered to every client
+    cdef Routing routing               # None: there is one worker alone
+    cdef int64_t routed_at             # when the next SYN may ask `routing.choose`, if not in advance
     cdef Used *used                    # REMEMBERED ids
     cdef int64_t *shares               # SHARES, by source: when its next connection is due
     cdef readonly uint64_t syns        # SYNs answered
@@ -93,6 +121,10 @@ cdef class Listener:
     cdef int receive(self, const uint8_t *p, uint32_t length, const PeerAddress *at, int64_t now, Reply *out) noexcept
     cdef uint32_t answer_syn(self, const uint8_t *packet, const PeerAddress *source, int64_t now, uint8_t *out) noexcept
     cdef bint check_ack(self, const uint8_t *packet, const PeerAddress *source, int64_t now, Accepted *out) noexcept
-    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time) noexcept
+    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time,
+                         int worker) noexcept
+    cdef uint64_t server_id(self, const uint8_t *packet, const PeerAddress *source, uint32_t time, int worker) noexcept
+    cdef int choose_worker(self, const uint8_t *packet, const PeerAddress *source, int64_t now) noexcept
+    cdef uint8_t flags_for(self, const uint8_t *packet) noexcept
     cdef bint use(self, uint64_t id, int64_t now) noexcept
     cdef bint has_share(self, const PeerAddress *source, int64_t now) noexcept

@@ -15,6 +15,7 @@ from mproxy.transport._packet cimport (
 cdef enum:
     DERIVED_BYTES = 86   # purpose 1, time 4, address 29, number 8, client id 8, options of both 36
     SECOND_US = 1000000
+    PURPOSE_BITS = 2     # of the byte that has the worker, too
 
 cdef enum Purpose:
     COOKIE = 1
@@ -49,10 +50,30 @@ cdef void make_prologue(uint8_t *out, uint64_t client_id, uint64_t server_id, ui
     memcpy(out + 32 + OPTIONS_BYTES, server, OPTIONS_BYTES)
 
 
-cdef class Listener:
-    """One for each listening socket. `config` is a DatagramConfig, `secret` 16 random bytes."""
+cdef class Routing:
+    """For `workers` workers, of which this process is none yet. `secret`: 16 random bytes."""
 
-    def __cinit__(self, config, bytes secret):
+    def __init__(self, int workers, bytes secret):
+        if not 1 <= workers <= 1 << MOST_ROUTING_BITS:
+            raise ValueError(f"{workers} workers: 1 to {1 << MOST_ROUTING_BITS}")
+        self.workers, self.secret = workers, secret
+        self.bits = (workers - 1).bit_length()
+
+    cdef int worker_of(self, uint64_t id) noexcept:
+        """To whom an id leads; it may be a worker that is not there."""
+        return <int>(id >> (64 - self.bits)) if self.bits else 0
+
+    cdef uint64_t lead(self, uint64_t id, int worker) noexcept:
+        """The id with that worker in its first bits."""
+        return (id & (<uint64_t>-1 >> self.bits)) | (<uint64_t>worker << (64 - self.bits)) if self.bits else id
+
+
+cdef class Listener:
+    """One for each listening socket. `config` is a DatagramConfig, `secret` 16 random bytes; `routing` has its own."""
+
+    def __cinit__(self, config, bytes secret, Routing routing=None):
+        if routing is not None:
+            self.routing, secret = routing, routing.secret
         if len(secret) != 16:
             raise ValueError("the secret of a listener has 16 bytes")
         memcpy(self.secret, <const char *>secret, 16)
@@ -94,34 +115,67 @@ cdef class Listener:
         self.accepted += 1
         return ListenResult.ACCEPT
 
-    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time) noexcept:
-        """A secret 64-bit value for this client's set-up: of its address, id, number and options, of ours, of time."""
+    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time,
+                         int worker) noexcept:
+        """A secret 64-bit value for this client's set-up: of its address, id, number and options, of ours, of time, and
+        of who is to have it."""
         cdef uint8_t data[DERIVED_BYTES]
+        cdef Options offered = self.options
+        offered.flags = self.flags_for(packet)
         memset(data, 0, sizeof(data))
-        data[0] = <uint8_t>purpose
+        data[0] = <uint8_t>(purpose | worker << PURPOSE_BITS)
         put32(data + 1, time)
         data[5] = source.length
         memcpy(data + 6, source.bytes, source.length if source.length <= 28 else 28)
         memcpy(data + 34, packet + 12, 16)                                  # number, and id in the place of offset
         memcpy(data + 50, packet + PACKET_HEADER_BYTES, OPTIONS_BYTES)
-        put_options(data + 50 + OPTIONS_BYTES, &self.options)
+        put_options(data + 50 + OPTIONS_BYTES, &offered)
         return siphash24(self.secret, data, DERIVED_BYTES)
+
+    cdef uint64_t server_id(self, const uint8_t *packet, const PeerAddress *source, uint32_t time, int worker) noexcept:
+        """Our id for this client's set-up."""
+        cdef uint64_t made = self.derive(Purpose.SERVER_ID, packet, source, time, worker)
+        return made if self.routing is None else self.routing.lead(made, worker)
+
+    cdef uint8_t flags_for(self, const uint8_t *packet) noexcept:
+        """What is offered to the client of a SYN, or of an ACK. Ids that change would lead nowhere if it did not know
+        that their first bits must not."""
+        if self.routing is None or self.routing.bits == 0:
+            return self.options.flags
+        if packet[PACKET_HEADER_BYTES + 1] & OptionFlag.ROUTED:
+            return self.options.flags | <uint8_t>(self.routing.bits << ROUTING_SHIFT)
+        return self.options.flags & ~OptionFlag.VEILED
+
+    cdef int choose_worker(self, const uint8_t *packet, const PeerAddress *source, int64_t now) noexcept:
+        """Who is to have the connection of a SYN. In a flood of them most stay here: nobody knows whose they are."""
+        cdef uint64_t tag = 0
+        if self.routing is None or self.routing.choose is None:
+            return 0 if self.routing is None else self.routing.own
+        if self.routed_at > now + ROUTED_BURST * ROUTED_EVERY_US:
+            return self.routing.own
+        self.routed_at = max(self.routed_at, now) + ROUTED_EVERY_US
+        if get16(packet + 2) >= OPTIONS_BYTES + 8:
+            tag = get64(packet + PACKET_HEADER_BYTES + OPTIONS_BYTES)
+        return self.routing.choose(tag, (<const char *>source.bytes)[:28])
 
     cdef uint32_t answer_syn(
             self, const uint8_t *packet, const PeerAddress *source, int64_t now, uint8_t *out) noexcept:
         """Write the SYN-ACK; returns its length."""
         cdef uint32_t time = <uint32_t>(now // SECOND_US), end = PACKET_HEADER_BYTES + SYN_ACK_CONTROL_BYTES
+        cdef int worker = self.choose_worker(packet, source, now)
+        cdef Options offered = self.options
         cdef Header header
+        offered.flags = self.flags_for(packet)
         header.type = PacketType.SYN_ACK
         header.flags = 0
         header.control_bytes = SYN_ACK_CONTROL_BYTES
         header.destination = get64(packet + 20)
-        header.number = (self.derive(Purpose.SERVER_NUMBER, packet, source, time) & 0xFFFFFFFF) + 1
-        header.offset = self.derive(Purpose.SERVER_ID, packet, source, time)
+        header.number = (self.derive(Purpose.SERVER_NUMBER, packet, source, time, worker) & 0xFFFFFFFF) + 1
+        header.offset = self.server_id(packet, source, time, worker)
         put_header(out, &header)
-        put_options(out + PACKET_HEADER_BYTES, &self.options)
+        put_options(out + PACKET_HEADER_BYTES, &offered)
         put32(out + PACKET_HEADER_BYTES + 18, time)
-        put64(out + PACKET_HEADER_BYTES + 22, self.derive(Purpose.COOKIE, packet, source, time))
+        put64(out + PACKET_HEADER_BYTES + 22, self.derive(Purpose.COOKIE, packet, source, time, worker))
         put32(out + end, crc32c(0, out, end))
         return end + CRC_BYTES
 
@@ -132,13 +186,16 @@ cdef class Listener:
         cdef uint8_t ours[OPTIONS_BYTES]
         cdef Header header
         cdef int64_t age = now // SECOND_US - time
+        cdef int worker = self.routing.own if self.routing is not None else 0
+        cdef Options offered = self.options
+        offered.flags = out.flags = self.flags_for(packet)
         get_header(packet, &header)
-        put_options(ours, &self.options)
+        put_options(ours, &offered)
         if age < 0 or age > COOKIE_US // SECOND_US or control_bytes - ACK_CONTROL_BYTES > MAX_HANDSHAKE_BYTES:
             return False
-        if get64(control + 40) != self.derive(Purpose.COOKIE, packet, source, time):
+        if get64(control + 40) != self.derive(Purpose.COOKIE, packet, source, time, worker):
             return False
-        if header.destination != self.derive(Purpose.SERVER_ID, packet, source, time):
+        if header.destination != self.server_id(packet, source, time, worker):
             return False
         if not self.has_share(source, now):
             return False  # its cookie stays valid: an honest client asks again
@@ -150,7 +207,7 @@ cdef class Listener:
         out.client_id = header.offset
         out.server_id = header.destination
         out.client_number = header.number
-        out.server_number = (self.derive(Purpose.SERVER_NUMBER, packet, source, time) & 0xFFFFFFFF) + 1
+        out.server_number = (self.derive(Purpose.SERVER_NUMBER, packet, source, time, worker) & 0xFFFFFFFF) + 1
         out.handshake = control + ACK_CONTROL_BYTES
         out.handshake_bytes = control_bytes - ACK_CONTROL_BYTES
         make_prologue(out.prologue, out.client_id, out.server_id, out.client_number, out.server_number, control, ours)

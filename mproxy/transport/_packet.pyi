@@ -1,5 +1,8 @@
 import enum
 
+class PacketType(enum.IntEnum):
+    SYN = 1
+
 class EndCode(enum.IntEnum):
     DONE = 0
     ABORTED = 1

@@ -53,7 +53,7 @@ cdef class Path:
     cdef bint response_due               # answer it
 
     cdef const PeerAddress *where(self) noexcept
-    cdef void change_ids(self, const uint8_t *local_key, const uint8_t *remote_key) noexcept
+    cdef void change_ids(self, const uint8_t *local_key, const uint8_t *remote_key, int kept_bits, bint ours) noexcept
     cdef void may_have_moved(self) noexcept
     cdef void note_source(self, const PeerAddress *source, uint32_t length) noexcept
     cdef void follow(self, const PeerAddress *source, uint32_t length) noexcept

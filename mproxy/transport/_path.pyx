@@ -41,8 +41,10 @@ cdef class Path:
         self.drawn += 1
         return siphash24(self.entropy, &self.drawn, sizeof(self.drawn))
 
-    cdef void change_ids(self, const uint8_t *local_key, const uint8_t *remote_key) noexcept:
-        """Have another id on each path from now on (_ids)."""
+    cdef void change_ids(self, const uint8_t *local_key, const uint8_t *remote_key, int kept_bits, bint ours) noexcept:
+        """Have another id on each path from now on (_ids); the first bits of those in packets to us (`ours`), or to the
+        peer, stay."""
+        self.ids.keep_first(kept_bits, ours)
         self.ids.begin(self.channel.local_id, self.channel.remote_id, local_key, remote_key)
 
     cdef void address_as(self, uint64_t turn) noexcept:

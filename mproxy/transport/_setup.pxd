@@ -40,6 +40,8 @@ cdef class SetUp:
     cdef bint sealed                     # packets need keys
     cdef bint secured                    # packets have keys
     cdef bint veiled                     # ids change with the path, and numbers are veiled
+    cdef int routing_bits                # of ids for the passive side: its first bits never change
+    cdef uint64_t tag                    # active side: shown with the SYN, to reach the worker that has it; 0: none
     cdef int retries                     # most tries without an answer; 0: no limit
     cdef Options options                 # ours
     cdef uint64_t first_out              # our first packet number, taken by the set-up

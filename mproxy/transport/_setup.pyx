@@ -4,10 +4,12 @@ cimport cython
 
 from libc.string cimport memcpy, memset
 
-from mproxy._wire cimport get16, get32, get64
+from mproxy._wire cimport get16, get32, get64, put64
 from mproxy.ground._clock cimport NEVER
 from mproxy.transport._channel cimport Channel, Transmit
-from mproxy.transport._listener cimport ACK_CONTROL_BYTES, OptionFlag, get_options, make_prologue, put_options
+from mproxy.transport._listener cimport (
+    ACK_CONTROL_BYTES, ROUTING_SHIFT, OptionFlag, get_options, make_prologue, put_options,
+)
 from mproxy.transport._mtu cimport mtu_init
 from mproxy.transport._packet cimport (
     BASE_PACKET_BYTES, CRC_BYTES, DATAGRAM_VERSION, PACKET_HEADER_BYTES, ControlType, PacketType, crc32c,
@@ -28,7 +30,7 @@ cdef class SetUp:
         self.sealed = config.sealed
         self.retries = config.retries
         self.options.version = DATAGRAM_VERSION
-        self.options.flags = (OptionFlag.SEALED | OptionFlag.VEILED if config.sealed else 0) | (
+        self.options.flags = (OptionFlag.SEALED | OptionFlag.VEILED | OptionFlag.ROUTED if config.sealed else 0) | (
             OptionFlag.GO_BACK if config.recovery == "gbn" else 0)
         self.options.packet_bytes = config.max_packet_bytes
         self.options.ack_delay_us = config.ack_delay_us
@@ -44,6 +46,7 @@ cdef class SetUp:
         """Become the passive side for a client that has shown its cookie; `agree` follows."""
         self.channel.local_id = accepted.server_id
         self.channel.remote_id = accepted.client_id
+        self.options.flags = accepted.flags
         self.first_out = accepted.server_number
         self.first_in = accepted.client_number
         memcpy(self.prologue_bytes, accepted.prologue, PROLOGUE_BYTES)
@@ -63,6 +66,7 @@ cdef class SetUp:
         get_options(self.peer_options, &theirs)
         self.prologue_length = PROLOGUE_BYTES
         self.veiled = self.options.flags & theirs.flags & OptionFlag.VEILED
+        self.routing_bits = (theirs.flags if self.active else self.options.flags) >> ROUTING_SHIFT & 7
         channel.peer_delay_us = min(theirs.ack_delay_us, 1000000)
         channel.out.limit = theirs.credit
         mtu_init(&channel.mtu, BASE_PACKET_BYTES, min(self.options.packet_bytes, theirs.packet_bytes), now)
@@ -192,6 +196,7 @@ cdef class SetUp:
         if state == ConnectionState.SYN_SENT:
             memset(control, ControlType.PADDING, BASE_PACKET_BYTES)
             put_options(control, &self.options)
+            put64(control + OPTIONS_BYTES, self.tag)
             channel.build_clear(out, PacketType.SYN, self.first_out,
                                 BASE_PACKET_BYTES - PACKET_HEADER_BYTES - CRC_BYTES)
         elif self.active and self.handshake_index <= 1:

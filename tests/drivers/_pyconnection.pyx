@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from mproxy._ring cimport iovec
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport Connection, ConnectionEvent, ConnectionEventKind
-from mproxy.transport._listener cimport Listener, ListenResult, Reply
+from mproxy.transport._listener cimport Listener, ListenResult, OptionFlag, Reply, Routing
 from mproxy.transport._ids cimport ConnectionIds
 from mproxy.transport._packet cimport PeerAddress, Seal, crc_seal
 from mproxy.transport._states cimport ConnectionState
@@ -151,7 +151,16 @@ cdef class PyConnection:
         crc_seal(&seal)
         self.connection.secure(&seal, &seal)
         if out_secret is not None and self.connection.setup.veiled:
-            self.connection.path.change_ids(<bytes>in_secret, <bytes>out_secret)
+            self.connection.path.change_ids(<bytes>in_secret, <bytes>out_secret, self.connection.setup.routing_bits,
+                                            not self.connection.setup.active)
+
+    def show_tag(self, uint64_t tag):
+        """Before `connect`: dial with it."""
+        self.connection.setup.tag = tag
+
+    def forget_routing(self):
+        """Before `connect`: as one that does not know of a server's workers."""
+        self.connection.setup.options.flags &= ~OptionFlag.ROUTED
 
     def knows(self, uint64_t id):
         """Whether packets to us may have this id."""
@@ -214,9 +223,9 @@ cdef class PyListener:
     cdef readonly Listener listener  # the one driven
     cdef object config               # DatagramConfig of the connections it makes
 
-    def __cinit__(self, config, bytes secret):
+    def __cinit__(self, config, bytes secret, Routing routing=None):
         self.config = config
-        self.listener = Listener(config, secret)
+        self.listener = Listener(config, secret, routing)
 
     def receive(self, bytes packet, bytes source, int64_t now, bytes entropy):
         """Take a packet for no connection: bytes to be sent back, a new PyConnection, or None."""

@@ -68,14 +68,14 @@ def echoed(client, stream, text, seq=0, opens=True):
     return (got.stream, got.payload) == (stream, text)
 
 
-def another(pair, number, port):
+def another(pair, number, port, *options):
     """Another cproxy on the client's host, with a key of its own."""
     place = pair.lab.client.home / f"key-{port}"
     place.mkdir(mode=0o700)
     file = place / "client-key.pem"
     file.touch(mode=0o600)
     file.write_bytes(keys.pem(number))
-    program = pair.lab.client.start(CPROXY, "--state-dir", place, port, pair.lab.server_address, SPROXY_PORT)
+    program = pair.lab.client.start(CPROXY, *options, "--state-dir", place, port, pair.lab.server_address, SPROXY_PORT)
     pair.started.append(program)
     program.event("listening")
     return program
@@ -296,7 +296,7 @@ def test_a_cproxy_that_began_anew_replaces_its_session_in_another_worker(pair, l
 
 # ---- the program as a whole
 
-@pytest.mark.parametrize("options", [["--plain"], ["--udp"], ["--survive"], ["--no-keeper"]])
+@pytest.mark.parametrize("options", [["--plain"], ["--survive"], ["--no-keeper"]])
 def test_what_cannot_be_is_refused(lab, options):
     program = lab.server.start(SPROXY, "--workers", "2", *options, SPROXY_PORT)
     assert program.wait() == 2

@@ -33,7 +33,7 @@ def in_worker(roster, number, work):
 
 def show(roster, session, session_id=ID[1], holder=ID[2], instance=ID[3], **more):
     number = roster.add(session_id, instance, session.streams, 5)
-    roster.note(number, holder, **{"attached": True, "lost_at": 0, "lent": True, **more})
+    roster.note(number, holder, **{"attached": True, "lost_at": 0, "lent": True, "tags": [], **more})
     return number
 
 
@@ -109,3 +109,49 @@ def test_a_lock_goes_with_its_holder():
     roster.begin(0)
     with roster:
         pass
+
+
+def test_a_tag_is_found_wherever_its_session_is(session):
+    roster = Roster(3, 4)
+    in_worker(roster, 2, lambda: show(roster, session, tags=[7, 9]))
+    roster.begin(0)
+    number = show(roster, session, session_id=ID[4], tags=[11])
+    for first in range(3):
+        assert [roster.find_tag(tag, first) for tag in (7, 9, 11, 13)] == [2, 2, 0, None]
+    roster.note(number, ID[2], True, 0, True, [12, 13])
+    assert [roster.find_tag(tag, 0) for tag in (11, 12, 13)] == [None, 0, 0]
+    roster.remove(number)
+    assert roster.find_tag(12, 0) is None
+
+
+def test_who_is_expected_from_a_source():
+    roster = Roster(2, 4)
+    in_worker(roster, 1, lambda: roster.expect(1000, 1, 5_000_000))
+    roster.begin(0)
+    assert roster.expected(1000, 15_000_000) == 1
+    assert roster.expected(1000, 15_000_001) is None, "that was long ago"
+    assert roster.expected(1000 + 256, 5_000_000) is None, "it has the same place"
+    roster.expect(1000 + 256, 0, 5_000_000)
+    assert roster.expected(1000, 5_000_000) is None and roster.expected(1000 + 256, 5_000_000) == 0
+
+
+def test_nobody_decides_while_a_worker_goes_on_with_sessions(session):
+    """Goal: a session is never taken for gone between the death of its worker and the next one's first look."""
+    roster = Roster(2, 4)
+    in_worker(roster, 1, lambda: show(roster, session))
+    began, ended = multiprocessing.Pipe(False), multiprocessing.Pipe(False)
+    pid = os.fork()
+    if pid == 0:
+        roster.begin(1, settled=False)
+        began[1].send(None)
+        ended[0].recv()
+        show(roster, session)
+        roster.settled()
+        os._exit(0)
+    roster.begin(0)
+    began[0].recv()
+    assert roster.find_session(ID[1]) is None
+    ended[1].send(None)
+    with roster:
+        assert roster.find_session(ID[1]) == 1
+    assert os.waitpid(pid, 0)[1] == 0
