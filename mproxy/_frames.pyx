@@ -7,7 +7,7 @@ the session (offsets, streams, order) is checked in _session.
 from libc.string cimport memcpy, memset
 
 from mproxy._wire cimport (
-    HEADER_BYTES, MAX_DATA_BYTES, MAX_IGNORABLE_BYTES, MAX_REASON_BYTES, MAX_TARGET_BYTES,
+    HEADER_BYTES, MAX_DATA_BYTES, MAX_IGNORABLE_BYTES, MAX_PIECE_BYTES, MAX_REASON_BYTES, MAX_TARGET_BYTES,
     HELLO_BYTES, WELCOME_BYTES, HEARTBEAT_BYTES,
     CloseCode, FrameFlag, FrameType, get16, get32, get64, put16, put32, put64,
 )
@@ -22,7 +22,7 @@ cdef struct Shape:
     int of_stream        # 1: stream must be non-zero, 0: must be zero, -1: either
 
 
-cdef Shape shapes[13]
+cdef Shape shapes[16]
 memset(shapes, 0, sizeof(shapes))
 shapes[<int>FrameType.HELLO] = Shape(HELLO_BYTES, HELLO_BYTES, 0, 0)
 shapes[<int>FrameType.WELCOME] = Shape(WELCOME_BYTES, WELCOME_BYTES + MAX_TARGET_BYTES, 0, 0)
@@ -37,6 +37,9 @@ shapes[<int>FrameType.GOODBYE] = Shape(0, MAX_REASON_BYTES, 0, 0)
 shapes[<int>FrameType.LISTEN] = Shape(0, MAX_TARGET_BYTES, FrameFlag.END, 0)
 shapes[<int>FrameType.LISTENING] = Shape(0, MAX_TARGET_BYTES, 0, 0)
 shapes[<int>FrameType.REST] = Shape(0, 0, 0, 0)
+shapes[<int>FrameType.ASSOCIATE] = Shape(0, MAX_TARGET_BYTES, FrameFlag.END, 0)
+shapes[<int>FrameType.ASSOCIATED] = Shape(0, MAX_TARGET_BYTES, 0, 0)
+shapes[<int>FrameType.DATAGRAM] = Shape(0, MAX_PIECE_BYTES, 0, 1)
 
 
 cdef void encode_header(uint8_t *out, const Frame *frame) noexcept nogil:
@@ -69,7 +72,7 @@ cdef const char *check_header(const Frame *frame, uint32_t reserved) noexcept no
     cdef const Shape *shape
     if reserved != 0:
         return "frame header with reserved bits set"
-    if frame.type == 0 or frame.type > FrameType.REST:
+    if frame.type == 0 or frame.type > FrameType.DATAGRAM:
         if not frame.flags & FrameFlag.IGNORABLE:
             return "frame of unknown type"
         if frame.length > MAX_IGNORABLE_BYTES:

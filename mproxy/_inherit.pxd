@@ -5,12 +5,14 @@ takes it over with `inherit`, and its streams, one after the other, by what the 
 (`inherited_stream`; mproxy/endpoint/_takeover.pxd).
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from mproxy._ring cimport Ring
+from mproxy._session cimport Session
 from mproxy._state cimport SessionState, StreamState
 
 
+cdef Session adopt_session(config, SessionState *lasting, int64_t now)
 cdef SessionState *inherited_session(uint32_t number) noexcept nogil
 cdef StreamState *inherited_stream(uint32_t number, uint32_t nth) noexcept nogil
 cdef bint ring_sound(const Ring *ring, uint32_t passed) noexcept nogil

@@ -14,9 +14,9 @@ from libc.string cimport memcpy
 
 from mproxy._pool cimport CHUNK_PAGES, MIN_BLOCK_BYTES, PoolClaim, pool_has_begun, pool_recover, pool_use_arena
 from mproxy._ring cimport Ring
-from mproxy._session cimport Session, adopt_session
+from mproxy._session cimport Session
 from mproxy._state cimport ProgramRecord, SessionState, StreamPlace, StreamState, compare_places
-from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, SESSION_ID_BYTES, CloseCode, ResetCode
+from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES, CloseCode, ResetCode
 from mproxy.ground._arena cimport (
     ARENA_PAGE_BYTES, OWN_RECORD_AT, RECORD_CHUNKS, RecordTable, arena_base, arena_bytes, arena_keep_from_children,
     arena_map, arena_punch, arena_turn, arena_unmap, record_at, record_return, records_used,
@@ -85,6 +85,16 @@ def recover():
 def inherit(config, uint32_t number, int64_t now):
     """Go on with a session that `recover` named, once; its streams are for whoever has their applications."""
     return adopt_session(config, session_of(number), now)
+
+
+cdef Session adopt_session(config, SessionState *lasting, int64_t now):
+    """Go on with the session of a process that is gone, whose state is now ours. `streams.adopt` brings its streams."""
+    cdef Session session = Session.__new__(Session)
+    session.begin(config, lasting)
+    session.received_at, session.met = now, True
+    if lasting.known:
+        session.secret = lasting.secret[:SECRET_BYTES]
+    return session
 
 
 def named_descriptors(uint32_t number):

@@ -1,4 +1,5 @@
-"""What the two sides say about places where sproxy listens for a cproxy: LISTEN and LISTENING (docs/protocol.md).
+"""What the two sides say about places where sproxy listens for a cproxy, LISTEN and LISTENING, and about targets of
+datagrams, ASSOCIATE and ASSOCIATED (docs/protocol.md).
 
 cproxy repeats all that it asks for on every carrier, and sproxy answers each time. So a frame that is lost with its
 carrier needs no memory.
@@ -23,6 +24,21 @@ def end_asking(Session session not None):
 def answer_listen(Session session not None, int number, bint listens, bytes text not None):
     """sproxy: whether it listens; `text`: where, or why not."""
     say(session, FrameType.LISTENING, 0, number, listens, text)
+
+
+def ask_associate(Session session not None, int number, bytes target not None):
+    """cproxy, on an active carrier: ask sproxy to send datagrams with that number, from 1 on, to `target`."""
+    say(session, FrameType.ASSOCIATE, 0, number, 0, target)
+
+
+def end_associating(Session session not None):
+    """cproxy: that was all; sproxy is to send no others."""
+    say(session, FrameType.ASSOCIATE, FrameFlag.END, 0, 0, b"")
+
+
+def answer_associate(Session session not None, int number, bint goes, bytes text not None):
+    """sproxy: whether they are sent; `text`: where to, or why not."""
+    say(session, FrameType.ASSOCIATED, 0, number, goes, text)
 
 
 cdef say(Session session, int type, int flags, int number, bint listens, bytes text):

@@ -51,6 +51,9 @@ cdef class ParcelReader:
                     return
             elif frame.type == FrameType.ACK:
                 self.on_ack(&frame)
+            elif frame.type == FrameType.DATAGRAM:
+                if session.on_datagram(&frame, payload, event):
+                    break
             else:
                 session.fail(CloseCode.STATE_ERROR, "frame that must keep its order came outside of it")
         if session.state == CarrierState.CLOSED_FOR_GOOD and not session.close_told:

@@ -8,7 +8,6 @@ itself, with the next byte or stream of an application (`rest_look`), or with th
 from libc.stdint cimport int64_t, uint64_t
 
 from mproxy._liveness cimport Liveness
-from mproxy._state cimport SessionState
 from mproxy._streams cimport StreamSet
 
 
@@ -20,13 +19,12 @@ cdef enum:
 cdef struct SessionRest:
     int64_t wanted_us    # cproxy: interval of heartbeats at rest; 0: rest is not asked for
     bint on              # it has begun
-    uint64_t moved       # bytes and streams of applications, ever, when last looked at
+    uint64_t moved       # bytes, streams and datagrams of applications, ever, when last looked at
     int64_t moved_at     # when that was last another number than before
 
 
-cdef bint rest_look(SessionRest *rest, Liveness *life, const SessionState *lasting, int64_t now) noexcept
+cdef bint rest_look(SessionRest *rest, Liveness *life, StreamSet streams, int64_t now) noexcept
 cdef void rest_attach(SessionRest *rest, Liveness *life, int64_t now) noexcept
 cdef void rest_ask(SessionRest *rest, Liveness *life, StreamSet streams, int64_t now) noexcept
-cdef bint rest_take(SessionRest *rest, Liveness *life, StreamSet streams, const SessionState *lasting,
-                    uint64_t interval_us, int64_t now) noexcept
+cdef bint rest_take(SessionRest *rest, Liveness *life, StreamSet streams, uint64_t interval_us, int64_t now) noexcept
 cdef void rest_heard(const SessionRest *rest, Liveness *life, int64_t now) noexcept

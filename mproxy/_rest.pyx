@@ -7,9 +7,10 @@ from mproxy._liveness cimport liveness_attach
 from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
 
 
-cdef bint rest_look(SessionRest *rest, Liveness *life, const SessionState *lasting, int64_t now) noexcept:
+cdef bint rest_look(SessionRest *rest, Liveness *life, StreamSet streams, int64_t now) noexcept:
     """See whether applications have done something: then rest is over, and deadlines are earlier. True: it was."""
-    cdef uint64_t moved = lasting.out_bytes + lasting.in_bytes + lasting.opened
+    cdef uint64_t moved = streams.lasting.out_bytes + streams.lasting.in_bytes + streams.lasting.opened
+    moved += streams.transmitter.datagrams.sent + streams.transmitter.datagrams.received
     if moved == rest.moved:
         return False
     rest.moved = moved
@@ -39,11 +40,10 @@ cdef void rest_ask(SessionRest *rest, Liveness *life, StreamSet streams, int64_t
         begin(rest, life, rest.wanted_us, now)
 
 
-cdef bint rest_take(SessionRest *rest, Liveness *life, StreamSet streams, const SessionState *lasting,
-                    uint64_t interval_us, int64_t now) noexcept:
+cdef bint rest_take(SessionRest *rest, Liveness *life, StreamSet streams, uint64_t interval_us, int64_t now) noexcept:
     """sproxy: cproxy is at rest. If this side is not, cproxy is about to see that. False: nothing else follows."""
-    rest_look(rest, life, lasting, now)
-    if lasting.is_server and streams.out_held == 0:
+    rest_look(rest, life, streams, now)
+    if streams.lasting.is_server and streams.out_held == 0:
         begin(rest, life, <int64_t>(interval_us & INT64_MAX), now)
         rest_heard(rest, life, now)
     return False

@@ -15,7 +15,7 @@ Times are microseconds of a monotonic clock; sizes are bytes.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mproxy._frames cimport Parser
+from mproxy._frames cimport Frame, Parser
 from mproxy._liveness cimport Liveness
 from mproxy._rest cimport SessionRest
 from mproxy._ring cimport iovec
@@ -33,6 +33,9 @@ cpdef enum EventKind:
     RESUMED   # the peer's list is complete: streams flow on this carrier
     LISTEN    # sproxy: the peer asks to listen at `data`, which has number `code`; with `ends` nowhere else
     LISTENING  # cproxy: about number `code`: it listens at `data`, or, unless `ends`, does not, and `data` says why
+    ASSOCIATE  # sproxy: datagrams with number `code` are to go to `data`; with `ends` no others
+    ASSOCIATED  # cproxy: about number `code`: they go to `data`, or, unless `ends`, do not, and `data` says why
+    DATAGRAM  # `data` is a whole datagram of `flow`, with number `code`
     CLOSED    # the session is over; `code` is a CloseCode, `local` says who found the reason
 
 
@@ -48,8 +51,9 @@ cdef struct SessionEvent:
     Stream *stream        # OPENED, DATA, RESET
     const uint8_t *data   # DATA, OPENED, RESET and CLOSED (reason text): valid until the next call
     uint32_t length       # bytes at `data`
-    bint ends             # DATA: the direction ends after these bytes; LISTEN, LISTENING
-    int code              # RESET, CLOSED, LISTEN, LISTENING
+    bint ends             # DATA: the direction ends after these bytes; LISTEN, LISTENING, ASSOCIATE, ASSOCIATED
+    int code              # RESET, CLOSED, LISTEN, LISTENING, ASSOCIATE, ASSOCIATED, DATAGRAM
+    uint32_t flow         # DATAGRAM
     bint local            # CLOSED: this side found the reason
 
 
@@ -116,6 +120,7 @@ cdef class Session:
     cdef bint on_open(self, SessionEvent *event) noexcept
     cdef bint on_reset(self, SessionEvent *event) noexcept
     cdef bint on_listen(self, SessionEvent *event) noexcept
+    cdef bint on_datagram(self, const Frame *frame, const uint8_t *payload, SessionEvent *event) noexcept
     cdef bint on_heartbeat(self) noexcept
     cdef bint check_forgotten(self) noexcept
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept
@@ -125,6 +130,3 @@ cdef class Session:
     cdef void tell_closed(self, SessionEvent *event) noexcept
     cdef void tell_reset(self, SessionEvent *event, Stream *stream, int code) noexcept
     cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept
-
-
-cdef Session adopt_session(config, SessionState *lasting, int64_t now)

@@ -20,6 +20,7 @@ cimport cython
 from libc.stdint cimport INT64_MAX, int32_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
+from mproxy._datagrams cimport datagrams_attach, datagrams_take, datagrams_tidy
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_check, liveness_deadline, liveness_heard, liveness_init
 from mproxy._rest cimport rest_ask, rest_attach, rest_heard, rest_look, rest_take
@@ -70,14 +71,12 @@ cdef class Session:
         self.transmitter = self.streams.transmitter
         self.is_server = lasting.is_server
         self.secret = b""
-        self.window = config.window_bytes
-        self.budget = config.session_budget_bytes
+        self.window, self.budget = config.window_bytes, config.session_budget_bytes
         self.max_streams = config.max_streams
         liveness_init(&self.life, config.heartbeat_us, config.misses)
         self.rest.wanted_us = 0 if self.is_server else config.idle_heartbeat_us
+        self.close_reason, self.reply_to = b"", -1
         self.state = CarrierState.NO_CARRIER if lasting.close_code < 0 else CarrierState.CLOSED_FOR_GOOD
-        self.close_reason = b""
-        self.reply_to = -1
 
     # ---- carrier
 
@@ -126,9 +125,9 @@ cdef class Session:
             raise MemoryError
         self.state = CarrierState.RESUMING
         self.received_at = now
+        datagrams_attach(&self.transmitter.datagrams, now)
         rest_attach(&self.rest, &self.life, now)
-        self.barrier_sent_at = 0
-        self.reply_to = -1
+        self.barrier_sent_at, self.reply_to = 0, -1
 
     cpdef carrier_lost(self):
         """The carrier ended or is given up; streams go on buffering."""
@@ -226,7 +225,8 @@ cdef class Session:
 
     cpdef handle_timeout(self, int64_t now):
         """Send what is due and look at the silence: `suspect` and `dead` may become true."""
-        rest_look(&self.rest, &self.life, self.lasting, now)
+        rest_look(&self.rest, &self.life, self.streams, now)
+        datagrams_tidy(&self.transmitter.datagrams, False, self.transmitter.account)
         if liveness_check(&self.life, now):
             self.probe(now)
 
@@ -267,8 +267,7 @@ cdef class Session:
 
     cpdef close(self, int code, str reason):
         """End the session for good; the peer is told if there is a carrier. The caller resets the applications."""
-        text = reason.encode(errors="replace")[:MAX_REASON_BYTES]
-        self.fail(code, text)
+        self.fail(code, reason.encode(errors="replace")[:MAX_REASON_BYTES])
         self.close_told = True
 
     # ---- frames
@@ -291,8 +290,8 @@ cdef class Session:
         if frame.type == FrameType.HELLO or frame.type == FrameType.WELCOME:
             return self.fail(CloseCode.STATE_ERROR, "HELLO or WELCOME inside a session")
         if frame.type == FrameType.REST:
-            return rest_take(&self.rest, &self.life, self.streams, self.lasting, frame.seq, self.received_at)
-        if not FrameType.HELLO <= frame.type <= FrameType.LISTENING:
+            return rest_take(&self.rest, &self.life, self.streams, frame.seq, self.received_at)
+        if not FrameType.HELLO <= frame.type <= FrameType.DATAGRAM:
             return False
         if self.state != CarrierState.ACTIVE:
             return self.fail(CloseCode.STATE_ERROR, "stream frame before the end of the RESUME list")
@@ -300,7 +299,9 @@ cdef class Session:
             return self.on_open(event)
         if frame.type == FrameType.RESET:
             return self.on_reset(event)
-        if frame.type == FrameType.LISTEN or frame.type == FrameType.LISTENING:
+        if frame.type == FrameType.DATAGRAM:
+            return self.on_datagram(frame, self.parser.payload, event)
+        if frame.type >= FrameType.LISTEN:
             return self.on_listen(event)
         stream = table_find(&self.streams.table, frame.stream)
         if stream == NULL:
@@ -406,18 +407,32 @@ cdef class Session:
         return True
 
     cdef bint on_listen(self, SessionEvent *event) noexcept:
-        """The peer asks to listen somewhere, or answers that."""
+        """The peer asks to listen somewhere, or to send datagrams, or answers that."""
         cdef Frame *frame = &self.parser.frame
-        cdef bint asks = frame.type == FrameType.LISTEN, ends = asks and frame.flags & FrameFlag.END != 0
-        if asks != self.is_server or not (asks or self.is_served):
-            return self.fail(CloseCode.STATE_ERROR, "LISTEN or LISTENING from the wrong side")
+        cdef bint listens = frame.type <= FrameType.LISTENING
+        cdef bint asks = frame.type == FrameType.LISTEN or frame.type == FrameType.ASSOCIATE
+        cdef bint ends = asks and frame.flags & FrameFlag.END != 0
+        if asks != self.is_server or not (asks or self.is_served or not listens):
+            return self.fail(CloseCode.STATE_ERROR, "LISTEN or ASSOCIATE, or its answer, from the wrong side")
         if frame.seq > MAX_PLACES or (frame.seq == 0) != ends or ring_used(&self.transmitter.control) > CONTROL_BYTES:
             return self.fail(CloseCode.LIMIT_ERROR, "LISTEN with a number too high, or more of it than can be answered")
-        event.kind = EventKind.LISTEN if asks else EventKind.LISTENING
+        event.kind = EventKind.ASSOCIATE if asks else EventKind.ASSOCIATED
+        if listens:
+            event.kind = EventKind.LISTEN if asks else EventKind.LISTENING
         event.code = <int>frame.seq
         event.ends = ends if asks else frame.ack != 0
         event.data, event.length = self.parser.payload, frame.length
         return True
+
+    cdef bint on_datagram(self, const Frame *frame, const uint8_t *payload, SessionEvent *event) noexcept:
+        """A datagram has come, or a piece of one."""
+        cdef Transmitter out = self.transmitter
+        cdef int found = datagrams_take(&out.datagrams, frame, payload, &event.data, &event.length, out.account)
+        if found < 0:
+            return self.fail(CloseCode.FRAME_ERROR, "no datagram has such a piece")
+        if found:
+            event.kind, event.flow, event.code = EventKind.DATAGRAM, frame.stream, <int>frame.ack
+        return found != 0
 
     cdef bint on_reset(self, SessionEvent *event) noexcept:
         cdef Frame *frame = &self.parser.frame
@@ -555,12 +570,7 @@ cdef class Session:
         self.lasting.close_code = code
         self.close_reason = reason
         if self.state != CarrierState.NO_CARRIER:
-            frame.type = FrameType.GOODBYE
-            frame.flags = 0
-            frame.stream = 0
-            frame.length = <uint32_t>len(self.close_reason)
-            frame.seq = <uint64_t>code
-            frame.ack = 0
+            frame = Frame(FrameType.GOODBYE, 0, 0, <uint32_t>len(self.close_reason), <uint64_t>code, 0)
             encode_header(header, &frame)
             self.transmitter.add_control(header, HEADER_BYTES)
             self.transmitter.add_control(<const uint8_t *><const char *>self.close_reason, frame.length)
@@ -588,13 +598,3 @@ cdef class Session:
 cdef inline int reset_code(uint64_t seq) noexcept:
     """The peer's reason for a reset, or the plainest one if it is of a later version."""
     return <int>seq if seq <= <int>ResetCode.KILLED else <int>ResetCode.APPLICATION
-
-
-cdef Session adopt_session(config, SessionState *lasting, int64_t now):
-    """Go on with the session of a process that is gone, whose state is now ours. `streams.adopt` brings its streams."""
-    cdef Session session = Session.__new__(Session)
-    session.begin(config, lasting)
-    session.received_at, session.met = now, True
-    if lasting.known:
-        session.secret = lasting.secret[:SECRET_BYTES]
-    return session

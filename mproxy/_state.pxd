@@ -1,7 +1,7 @@
 """What of a session must outlive its process, and nothing else: plain records without a pointer.
 
 A copy of a SessionState, of the StreamStates of its streams, and of the bytes in their rings is the session: on the
-next carrier it goes on exactly where it was (`adopt_session` in _session.pxd, `adopt` in _streams.pxd). What a resume
+next carrier it goes on exactly where it was (`adopt_session` in _inherit.pxd, `adopt` in _streams.pxd). What a resume
 finds out again, or what belongs to a carrier or a process, is not here but in Stream, StreamSet and Session.
 
 Every number has a fixed width, and storage is named by its number in the pool (_pool.pxd). With a keeper the records

@@ -8,6 +8,7 @@ Life of an outbound byte: the application's bytes lie in the stream's ring -> `r
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from mproxy._datagrams cimport Datagrams
 from mproxy._ring cimport Ring, iovec
 from mproxy._stream cimport Stream
 from mproxy.ground._list cimport LinkedList
@@ -18,15 +19,17 @@ cdef enum:
     MAX_IOVECS = 512           # for each: header, at most two ring segments, and bytes that have left the ring
     SMALL_BYTES = 16384        # a stream with no more than this unsent goes before bulk
     URGENT_RUN_BYTES = 131072  # bytes of such streams after which a bulk stream gets a turn
+    DATAGRAM_RUN_BYTES = 32768  # the same where the datagrams are as much bulk
     LEAST_FRAME_BYTES = 4096   # least payload for a bulk stream, however little room the batch has
     BULK_FRAME_BYTES = 262144  # most payload of one DATA frame
 
 
 cdef struct PlannedFrame:
-    Stream *stream            # whose frame; NULL: bytes of the control ring
-    uint64_t seq              # DATA: first offset of the payload; control: offset in the control ring
+    Stream *stream            # whose frame; NULL: bytes of the control ring, or of a datagram
+    uint64_t seq              # DATA: first offset of the payload; control, datagram: offset in the ring
     uint32_t length           # payload bytes (control: all bytes)
     bint of_ring              # the payload is in the stream's ring (DATA), else among the targets (OPEN)
+    bint of_datagram          # the payload is in the queue of datagrams
     bint ends                 # carries FIN
     uint8_t header_bytes      # 28, or 0 for control bytes
     uint8_t header[28]        # encoded when planned
@@ -38,6 +41,8 @@ cdef class Transmitter:
     cdef LinkedList later          # acks that wait for the next heartbeat
     cdef const Ring *targets       # the session's: payloads of OPEN frames
     cdef size_t *account           # bytes of storage of the session's rings; NULL: not counted
+    cdef Datagrams datagrams       # those of applications
+    cdef bint was_datagram         # what was planned last, unless it was bulk
     cdef Ring control              # encoded frames of the session itself; they go first
     cdef uint64_t control_planned  # control bytes below are in the batch
     cdef PlannedFrame plans[MAX_PLANS]  # the batch
@@ -58,6 +63,9 @@ cdef class Transmitter:
     cdef void dequeue(self, Stream *stream) noexcept
     cdef int add_control(self, const uint8_t *data, size_t length) noexcept
     cdef bint has_work(self, bint streams_too) noexcept
+    cdef bint bulk_waits(self) noexcept
+    cdef bint is_datagram_next(self, bint bulk_too) noexcept
+    cdef void plan_datagram(self) noexcept
     cdef int poll(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept
     cdef void sent(self, size_t length) noexcept
     cdef void carrier_lost(self) noexcept
@@ -65,6 +73,7 @@ cdef class Transmitter:
     cdef void plan_control(self) noexcept
     cdef void plan_next_stream(self, size_t room, bint bulk_too) noexcept
     cdef void plan_stream(self, Stream *stream, size_t most) noexcept
+    cdef void note_planned(self, const PlannedFrame *plan) noexcept
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept
 
 

@@ -1,7 +1,8 @@
 """What goes on the carrier next. Contract and pipeline: _transmit.pxd.
 
-Order: bytes of the session itself (control) first, then resets, streams with little queued, and bulk streams by turns;
-a bulk stream gets a turn after every URGENT_RUN_BYTES, so that many small streams cannot starve it. Resets are early
+Order: bytes of the session itself (control) first, then resets, streams with little queued and datagrams in turns, and
+bulk streams by turns; a bulk stream gets a turn after every URGENT_RUN_BYTES, so that many small streams cannot starve
+it. Resets are early
 because the budget counts on it: what the stream held is given to others at once, and their bytes must not arrive before
 the peer has released as much.
 
@@ -9,6 +10,9 @@ A planned frame is a promise: the carrier is a byte stream, so a frame whose fir
 whatever happens to its stream meanwhile. Hence `Stream.planned`; and only what was really sent moves `peak`.
 """
 
+from mproxy._datagrams cimport (
+    datagrams_ahead, datagrams_carrier_lost, datagrams_plan, datagrams_sent, datagrams_wait, datagrams_waiting,
+)
 from mproxy._disorder cimport disorder_again, disorder_next
 from mproxy._frames cimport Frame, encode_header
 from mproxy._ring cimport Ring, iovec, ring_append, ring_drop, ring_init, ring_release, ring_view
@@ -48,6 +52,8 @@ cdef class Transmitter:
 
     def __dealloc__(self):
         ring_drop(&self.control, self.account)
+        datagrams_carrier_lost(&self.datagrams, self.account)
+        ring_drop(&self.datagrams.ring, self.account)
 
     # ---- input
 
@@ -130,7 +136,10 @@ cdef class Transmitter:
             length -= size
             self.first += 1
             if stream == NULL:
-                ring_release(&self.control, plan.seq + plan.length, self.account)
+                if plan.of_datagram:
+                    datagrams_sent(&self.datagrams, plan.seq + plan.length, self.account)
+                else:
+                    ring_release(&self.control, plan.seq + plan.length, self.account)
                 continue
             stream.planned -= 1
             if stream.state.aborted and stream.planned == 0:
@@ -152,6 +161,7 @@ cdef class Transmitter:
                 ring_drop(&stream.state.out, self.account)
         self.first = self.count = 0
         self.first_sent = self.batch_bytes = 0
+        datagrams_carrier_lost(&self.datagrams, self.account)
         ring_drop(&self.control, self.account)
         self.control_planned = self.control.tail
         self.frame_bytes = BULK_FRAME_BYTES
@@ -162,7 +172,26 @@ cdef class Transmitter:
         """Whether something waits to be sent."""
         if self.first < self.count or self.control_planned < self.control.tail:
             return True
-        return streams_too and (self.urgent.first != NULL or self.bulk.first != NULL)
+        return streams_too and (
+            self.urgent.first != NULL or self.bulk.first != NULL or datagrams_wait(&self.datagrams))
+
+    cdef bint bulk_waits(self) noexcept:
+        """Whether there is much to send."""
+        return self.bulk.first != NULL or datagrams_waiting(&self.datagrams) > SMALL_BYTES
+
+    cdef bint is_datagram_next(self, bint bulk_too) noexcept:
+        """Whether it is a datagram's turn. Few go with small data by turns, many are bulk, but go before streams of
+        bulk until these get their turn."""
+        cdef bint many
+        if datagrams_ahead(&self.datagrams) == 0 and not datagrams_wait(&self.datagrams):
+            return False
+        many = datagrams_waiting(&self.datagrams) > SMALL_BYTES
+        if many and not bulk_too:
+            return False
+        if self.urgent.first != NULL and (self.was_datagram or (<Stream *>self.urgent.first).reset_due):
+            return False
+        return self.bulk.first == NULL or not bulk_too or (
+            self.urgent_run < <uint32_t>(DATAGRAM_RUN_BYTES if many else URGENT_RUN_BYTES))
 
     cdef int poll(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept:
         """Plan frames up to about `most` bytes in all, and describe in `out` (MAX_IOVECS) what is to be sent.
@@ -180,6 +209,8 @@ cdef class Transmitter:
         while self.count < MAX_PLANS and self.batch_bytes < most:
             if self.control_planned < self.control.tail:
                 self.plan_control()
+            elif streams_too and self.is_datagram_next(bulk_too):
+                self.plan_datagram()
             elif streams_too and (self.urgent.first != NULL or (bulk_too and self.bulk.first != NULL)):
                 self.plan_next_stream(most - self.batch_bytes, bulk_too)
             else:
@@ -193,7 +224,8 @@ cdef class Transmitter:
             if plan.length == 0:
                 continue
             if plan.stream == NULL:
-                n += ring_view(&self.control, plan.seq, plan.length, out + n)
+                n += ring_view(&self.datagrams.ring if plan.of_datagram else &self.control, plan.seq, plan.length,
+                               out + n)
             elif plan.of_ring:
                 n += view_payload(plan, out + n)
             else:
@@ -204,17 +236,31 @@ cdef class Transmitter:
         cdef PlannedFrame *plan = &self.plans[self.count]
         plan.stream = NULL
         plan.header_bytes = 0
-        plan.of_ring = False
-        plan.ends = False
+        plan.of_ring = plan.of_datagram = plan.ends = False
         plan.seq = self.control_planned
         plan.length = <uint32_t>(self.control.tail - self.control_planned)
         self.control_planned = self.control.tail
         self.count += 1
         self.batch_bytes += plan.length
 
+    cdef void plan_datagram(self) noexcept:
+        """Plan the next one, or a piece of it."""
+        cdef PlannedFrame *plan = &self.plans[self.count]
+        cdef Frame frame
+        self.overtakes += self.bulk.first != NULL and datagrams_waiting(&self.datagrams) <= SMALL_BYTES
+        plan.seq = datagrams_plan(&self.datagrams, self.frame_bytes, &frame)
+        encode_header(plan.header, &frame)
+        plan.header_bytes = HEADER_BYTES
+        plan.stream = NULL
+        plan.of_ring = plan.ends = False
+        plan.of_datagram = self.was_datagram = True
+        plan.length = frame.length
+        self.note_planned(plan)
+
     cdef void plan_next_stream(self, size_t room, bint bulk_too) noexcept:
         """Plan a frame or two of the stream whose turn it is."""
         cdef Stream *stream
+        self.was_datagram = False
         if self.urgent.first != NULL and (
                 self.urgent_run < URGENT_RUN_BYTES or self.bulk.first == NULL or not bulk_too
                 or (<Stream *>self.urgent.first).reset_due):
@@ -225,8 +271,8 @@ cdef class Transmitter:
         else:
             stream = <Stream *>self.bulk.first
             leave_queue(&self.bulk, stream)
-            self.urgent_run = 0
             self.plan_stream(stream, min(max(room, <size_t>LEAST_FRAME_BYTES), <size_t>BULK_FRAME_BYTES))
+            self.urgent_run = 0
         self.ready(stream)
 
     cdef void plan_stream(self, Stream *stream, size_t most) noexcept:
@@ -294,14 +340,19 @@ cdef class Transmitter:
         plan.header_bytes = HEADER_BYTES
         plan.stream = stream
         plan.of_ring = type == FrameType.DATA
+        plan.of_datagram = False
         plan.ends = (flags & FrameFlag.FIN) != 0
         plan.seq = seq
         plan.length = length
         stream.planned += 1
+        self.note_planned(plan)
+
+    cdef void note_planned(self, const PlannedFrame *plan) noexcept:
+        """The batch has one more frame."""
         self.count += 1
         self.frames += 1
-        self.batch_bytes += HEADER_BYTES + length
-        self.urgent_run += HEADER_BYTES + length
+        self.batch_bytes += HEADER_BYTES + plan.length
+        self.urgent_run += HEADER_BYTES + plan.length
 
 
 cdef int view_payload(const PlannedFrame *plan, iovec *out) noexcept:

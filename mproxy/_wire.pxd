@@ -40,13 +40,17 @@ cpdef enum FrameType:
     LISTEN = 10    # cproxy asks sproxy to listen
     LISTENING = 11  # sproxy's answer: it does, or why not
     REST = 12      # IGNORABLE: cproxy's heartbeats come less often now; seq is their interval
+    ASSOCIATE = 13   # cproxy asks sproxy to send datagrams with a number to a target
+    ASSOCIATED = 14  # sproxy's answer: it does, or why not
+    DATAGRAM = 15    # a datagram of a flow, or a piece of one; never sent again
 
 
 cpdef enum FrameFlag:
     FIN = 0x01        # DATA: the direction ends after this payload
     WANT_ACK = 0x02   # DATA, ACK: the sender's buffer is full: acknowledge once all up to here is delivered
     REPLY = 0x04      # HEARTBEAT: answer to a heartbeat, not to be answered
-    END = 0x08        # RESUME: last of the list, stream 0; seq and ack say which streams cproxy knew. LISTEN: the last
+    # RESUME: last of the list, stream 0; seq and ack say which streams cproxy knew. LISTEN, ASSOCIATE: the last
+    END = 0x08
     DONE = 0x10       # RESUME: this side has finished with the stream
     ABORTED = 0x20    # RESUME, with DONE: it ended by a reset
     IGNORABLE = 0x80  # a receiver that does not know the type skips the frame
@@ -107,12 +111,15 @@ cpdef enum:
     HELLO_BYTES = 144             # payload of HELLO
     WELCOME_BYTES = 168           # payload of WELCOME, without an address
     HEARTBEAT_BYTES = 16          # payload of HEARTBEAT: the session id
-    MAX_TARGET_BYTES = 300        # payload of OPEN and LISTEN: HOST:PORT, HOST at most 255 bytes; of LISTENING
+    MAX_TARGET_BYTES = 300        # payload of OPEN, LISTEN, ASSOCIATE: HOST:PORT, HOST at most 255 bytes; of answers
     MAX_REASON_BYTES = 200        # payload of RESET and GOODBYE: UTF-8 text
     MAX_IGNORABLE_BYTES = 4096    # payload of a type we do not know and may skip
     MAX_DATA_BYTES = 1048576      # payload of DATA
     MAX_PLACES = 32               # where sproxy listens for one session
     SERVER_STREAM_BIT = 31        # set in the ids of streams that sproxy opens, and in no other
+    MAX_ASSOCIATIONS = 32         # targets of datagrams of one session
+    MAX_DATAGRAM_BYTES = 65507    # of an application: the most that UDP over IPv4 takes
+    MAX_PIECE_BYTES = 4096        # payload of DATAGRAM
     MIN_WINDOW_BYTES = 4096       # smallest stream window and session budget that may be offered
     MAX_WINDOW_BYTES = 1073741824
 

@@ -7,8 +7,11 @@ HEADER_BYTES: int
 HELLO_BYTES: int
 INSTANCE_ID_BYTES: int
 MAGIC: int
+MAX_ASSOCIATIONS: int
+MAX_DATAGRAM_BYTES: int
 MAX_DATA_BYTES: int
 MAX_IGNORABLE_BYTES: int
+MAX_PIECE_BYTES: int
 MAX_PLACES: int
 MAX_REASON_BYTES: int
 MAX_TARGET_BYTES: int
@@ -66,6 +69,9 @@ class FrameType(IntEnum):
     LISTEN = 10
     LISTENING = 11
     REST = 12
+    ASSOCIATE = 13
+    ASSOCIATED = 14
+    DATAGRAM = 15
 
 class HelloFeature(IntEnum):
     RENAMES = 1
@@ -92,3 +98,4 @@ class ResetCode(IntEnum):
 class WelcomeFeature(IntEnum):
     LISTENS = 1
     UDP = 2
+    DATAGRAMS = 4

@@ -10,3 +10,4 @@ cpdef enum HelloFeature:
 cpdef enum WelcomeFeature:
     LISTENS = 0x01       # this sproxy knows LISTEN
     UDP = 0x02           # it takes carriers over UDP, too, at the port of the same number
+    DATAGRAMS = 0x04     # this sproxy knows ASSOCIATE and DATAGRAM

@@ -25,6 +25,7 @@ cdef enum:
     MOST_FRAMES = 14      # of one parcel
     LEAST_PAYLOAD = 64    # of a packet's rest that is worth a frame
     FIRST_RECORDS = 256   # places at the start
+    DATAGRAM_BYTES = 8192  # most of datagrams in one parcel
 
 
 cdef struct FrameRecord:
@@ -41,6 +42,8 @@ cdef class FrameParcels(Parcels):
     cdef uint64_t base            # ordered stream up to the end of our RESUME list
     cdef bint based               # `base` is known
     cdef uint8_t after[8]         # of the parcel made last, encoded
+    cdef uint8_t copies[DATAGRAM_BYTES]  # of its datagrams, whose places in the queue are free at once
+    cdef uint32_t copied          # bytes
     # what was sent, by number, in a ring
     cdef FrameRecord *records     # mask + 1 of them
     cdef uint64_t mask            # places, less one
@@ -56,6 +59,8 @@ cdef class FrameParcels(Parcels):
     cdef uint32_t room_in_order(self) noexcept
     cdef uint64_t add_plans(self, int first, Parcel *parcel) noexcept
     cdef uint64_t add_frame(self, PlannedFrame *plan, Parcel *parcel) noexcept
+    cdef bint takes_datagram(self, uint32_t room) noexcept
+    cdef void add_datagram(self, PlannedFrame *plan, Parcel *parcel) noexcept
     cdef void add_ordered(self, PlannedFrame *plan) noexcept
     cdef bint record(self, uint32_t stream, uint64_t seq, uint64_t end) noexcept
     cdef void settle(self, uint64_t tag, bint lost) noexcept

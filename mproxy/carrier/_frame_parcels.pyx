@@ -4,12 +4,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from mproxy._datagrams cimport datagrams_ahead, datagrams_wait
 from mproxy._disorder cimport Disorder, disorder_lose
 from mproxy._ring cimport iovec, ring_release, ring_used, ring_view
 from mproxy._session cimport CarrierState, Session
 from mproxy._stream cimport Stream, stream_disorder, table_find
 from mproxy._transmit cimport MAX_PLANS, PlannedFrame, Transmitter, view_payload
-from mproxy._wire cimport HEADER_BYTES, MAX_TARGET_BYTES, CloseCode, FrameType, get64, put64
+from mproxy._wire cimport HEADER_BYTES, MAX_PIECE_BYTES, MAX_TARGET_BYTES, CloseCode, FrameType, get64, put64
 from mproxy.transport._connection cimport Connection
 from mproxy.transport._outflow cimport outflow_room
 from mproxy.transport._parcels cimport Parcel, Parcels
@@ -62,8 +63,8 @@ cdef class FrameParcels(Parcels):
             self.based = True
             self.base = self.connection.channel.out.ring.tail
         return self.based and session.state == CarrierState.ACTIVE and (
-            transmitter.urgent.first != NULL or transmitter.bulk.first != NULL) and (
-            self.room_in_order() >= HEADER_BYTES + MAX_TARGET_BYTES)
+            transmitter.urgent.first != NULL or transmitter.bulk.first != NULL
+            or datagrams_wait(&transmitter.datagrams)) and self.room_in_order() >= HEADER_BYTES + MAX_TARGET_BYTES
 
     cdef uint32_t room_in_order(self) noexcept:
         """How many bytes may be written into the ordered stream now."""
@@ -89,11 +90,18 @@ cdef class FrameParcels(Parcels):
         parcel.count = 1
         parcel.parts[0].iov_base = self.after
         parcel.parts[0].iov_len = AFTER_BYTES
-        while (transmitter.urgent.first != NULL or transmitter.bulk.first != NULL) and (
-                transmitter.count + 2 <= MAX_PLANS and self.next - first_record < MOST_FRAMES
+        self.copied = 0
+        while (transmitter.count + 2 <= MAX_PLANS and self.next - first_record < MOST_FRAMES
                 and room >= parcel.length + HEADER_BYTES + LEAST_PAYLOAD
                 and self.room_in_order() >= HEADER_BYTES + MAX_TARGET_BYTES):
             first = transmitter.count
+            if self.takes_datagram(room - parcel.length - HEADER_BYTES):
+                transmitter.frame_bytes = min(room - parcel.length - HEADER_BYTES, DATAGRAM_BYTES - self.copied)
+                transmitter.plan_datagram()
+                self.add_datagram(&transmitter.plans[first], parcel)
+                continue
+            if transmitter.urgent.first == NULL and transmitter.bulk.first == NULL:
+                break
             if transmitter.urgent.first != NULL and (<Stream *>transmitter.urgent.first).state.open_due:
                 # The OPEN shall go with the same packet.
                 room -= min(room - parcel.length - HEADER_BYTES - LEAST_PAYLOAD,
@@ -104,7 +112,7 @@ cdef class FrameParcels(Parcels):
         first = transmitter.count
         session.transmitted(transmitter.batch_bytes)
         for i in range(first):
-            if transmitter.plans[i].stream.owner == NULL:
+            if transmitter.plans[i].stream != NULL and transmitter.plans[i].stream.owner == NULL:
                 session.streams.retire_if_finished(transmitter.plans[i].stream)
         parcel.tag = first_record
         if self.next == first_record:
@@ -141,6 +149,31 @@ cdef class FrameParcels(Parcels):
             parcel.count += view_payload(plan, parcel.parts + parcel.count)
         parcel.length += HEADER_BYTES + plan.length
         return disorder.opened_at
+
+    cdef bint takes_datagram(self, uint32_t room) noexcept:
+        """Whether a datagram is next, and fits into the rest of a packet, or has to begin an empty one in pieces."""
+        cdef Transmitter transmitter = self.session.transmitter
+        if not transmitter.is_datagram_next(True):
+            return False
+        room = min(room, DATAGRAM_BYTES - self.copied)
+        return transmitter.count == 0 or datagrams_ahead(&transmitter.datagrams) <= min(room, <uint32_t>MAX_PIECE_BYTES)
+
+    cdef void add_datagram(self, PlannedFrame *plan, Parcel *parcel) noexcept:
+        """Put a DATAGRAM frame into the parcel. Nobody asks what became of it."""
+        cdef iovec parts[2]
+        cdef int i, n = ring_view(&self.session.transmitter.datagrams.ring, plan.seq, plan.length, parts)
+        if not self.record(0, 0, 0):
+            self.session.fail(CloseCode.INTERNAL, "out of memory")
+            return
+        parcel.parts[parcel.count].iov_base = plan.header
+        parcel.parts[parcel.count].iov_len = HEADER_BYTES
+        parcel.parts[parcel.count + 1].iov_base = self.copies + self.copied
+        parcel.parts[parcel.count + 1].iov_len = plan.length
+        parcel.count += 2
+        for i in range(n):
+            memcpy(self.copies + self.copied, parts[i].iov_base, parts[i].iov_len)
+            self.copied += <uint32_t>parts[i].iov_len
+        parcel.length += HEADER_BYTES + plan.length
 
     cdef void add_ordered(self, PlannedFrame *plan) noexcept:
         """Write an OPEN or a RESET into the ordered stream."""

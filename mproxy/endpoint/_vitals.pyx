@@ -66,7 +66,7 @@ cdef void look(Vitals *vitals, Session session, Carrier carrier, int64_t now) no
 cdef bint vitals_sent(Session session, int64_t now) noexcept:
     """Something was sent. True: bytes of applications, and they are the first to wait for a sign of life; or they have
     ended the session's rest."""
-    cdef bint woken = session.rest.on and rest_look(&session.rest, &session.life, session.lasting, now)
+    cdef bint woken = session.rest.on and rest_look(&session.rest, &session.life, session.streams, now)
     if session.life.unanswered_at != 0 or session.streams.out_held == 0:
         return woken
     session.life.unanswered_at = now

@@ -3,7 +3,8 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from mproxy._session cimport Session, adopt_session
+from mproxy._inherit cimport adopt_session
+from mproxy._session cimport Session
 from mproxy._state cimport SessionState, StreamState
 from mproxy._stream cimport Stream
 from mproxy._streams cimport StreamSet

@@ -100,6 +100,8 @@ cdef class PyParcels(FrameParcels):
             elif event.kind == EventKind.RESET:
                 events.append((event.kind, event.stream.state.id, event.code))
                 session.streams.release(event.stream)
+            elif event.kind == EventKind.DATAGRAM:
+                events.append((event.kind, event.flow, event.code, (<const char *>event.data)[:event.length]))
             elif event.kind == EventKind.CLOSED:
                 reason = (<const char *>event.data)[:event.length]
                 events.append((event.kind, event.code, reason, bool(event.local)))

@@ -4,19 +4,21 @@ Streams are named by their id. What the I/O layer does with sockets is done here
 session what a carrier brought and hands the streams' bytes to their applications, `transmit` returns what goes out.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
+from mproxy._datagrams cimport datagrams_put, datagrams_waiting
 from mproxy._disorder cimport disorder_reach
+from mproxy._inherit cimport adopt_session
 from mproxy._liveness cimport liveness_note_life, liveness_note_path
 from mproxy._pool cimport pool_take
 from mproxy._rest cimport rest_look
 from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
-from mproxy._session cimport EventKind, Session, SessionEvent, adopt_session
+from mproxy._session cimport EventKind, Session, SessionEvent
 from mproxy._state cimport SessionState, StreamState, session_state_new, stream_state_new
 from mproxy._stream cimport Stream, table_find
 from mproxy._streams cimport StreamSet
-from mproxy._transmit cimport MAX_IOVECS
+from mproxy._transmit cimport MAX_IOVECS, Transmitter
 
 
 cdef class PySession:
@@ -52,7 +54,8 @@ cdef class PySession:
 
     def receive(self, bytes data, int64_t now, takes):
         """Give carrier bytes; return events: (OPENED, id, target), (DATA, id, bytes taken, ends), (RESET, id, code),
-        (RESUMED,), (LISTEN or LISTENING, number, text, ends), (CLOSED, code, reason, local).
+        (RESUMED,), (LISTEN, LISTENING, ASSOCIATE or ASSOCIATED, number, text, ends), (DATAGRAM, flow, association,
+        data), (CLOSED, code, reason, local).
 
         `takes(id, n)` says how many of n bytes the application takes at once; the rest is kept. `ends` is the flag of
         the frame; the application is told by `hand` when the bytes before are taken.
@@ -80,7 +83,9 @@ cdef class PySession:
             elif event.kind == EventKind.RESET:
                 events.append((event.kind, stream.state.id, event.code))
                 self.streams.release(stream)
-            elif event.kind == EventKind.LISTEN or event.kind == EventKind.LISTENING:
+            elif event.kind == EventKind.DATAGRAM:
+                events.append((event.kind, event.flow, event.code, (<const char *>event.data)[:event.length]))
+            elif EventKind.LISTEN <= event.kind <= EventKind.ASSOCIATED:
                 events.append((event.kind, event.code, (<const char *>event.data)[:event.length], bool(event.ends)))
             elif event.kind == EventKind.CLOSED:
                 reason = (<const char *>event.data)[:event.length]
@@ -117,6 +122,20 @@ cdef class PySession:
     def grant(self, int64_t patience):
         """So many times the usual silence ends it."""
         self.session.life.patience = patience
+
+    # ---- datagrams
+
+    def put_datagram(self, uint32_t flow, int association, bytes data, int64_t now):
+        """Let one wait for the carrier; False: it was dropped."""
+        return datagrams_put(&self.session.transmitter.datagrams, flow, <uint16_t>association, data,
+                             <uint32_t>len(data), now, self.session.transmitter.account)
+
+    @property
+    def datagrams(self):
+        """(sent, received, dropped) ever, and bytes that wait."""
+        cdef Transmitter transmitter = self.session.transmitter
+        return (transmitter.datagrams.sent, transmitter.datagrams.received, transmitter.datagrams.dropped,
+                datagrams_waiting(&transmitter.datagrams))
 
     # ---- streams
 
@@ -196,7 +215,7 @@ cdef class PySession:
 
     def wakes(self, int64_t now):
         """Applications may have done something, which ends rest."""
-        return rest_look(&self.session.rest, &self.session.life, self.session.lasting, now)
+        return rest_look(&self.session.rest, &self.session.life, self.session.streams, now)
 
     @property
     def interval_us(self):

@@ -10,7 +10,7 @@ from mproxy._wire import CloseCode, FrameFlag, FrameType, ResetCode
 def test_types_and_flags_are_what_is_on_the_wire():
     assert {kind.name: int(kind) for kind in FrameType} == {
         "HELLO": 1, "WELCOME": 2, "RESUME": 3, "HEARTBEAT": 4, "OPEN": 5, "DATA": 6, "ACK": 7, "RESET": 8,
-        "GOODBYE": 9, "LISTEN": 10, "LISTENING": 11, "REST": 12}
+        "GOODBYE": 9, "LISTEN": 10, "LISTENING": 11, "REST": 12, "ASSOCIATE": 13, "ASSOCIATED": 14, "DATAGRAM": 15}
     assert {flag.name: int(flag) for flag in FrameFlag} == {
         "FIN": 1, "WANT_ACK": 2, "REPLY": 4, "END": 8, "DONE": 16, "ABORTED": 32, "IGNORABLE": 128}
 
