@@ -172,8 +172,8 @@ def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path, *, 
     return [started(client_command, first, work), server]
 
 
-def _over_udp(carrier: str) -> StartRow:
-    return partial(mproxy_pair, (), sproxy=("--udp",), cproxy=("--carrier", carrier))
+def _by_carrier(carrier: str) -> StartRow:
+    return partial(mproxy_pair, (), cproxy=("--carrier", carrier))
 
 
 def udp_hop(command: HopCommand, hops: tuple[Hop, ...], work: Path) -> list[Process]:
@@ -195,10 +195,10 @@ TABLE: dict[str, Contender] = {
         Contender(DIRECT, no_proxy, hops=0),
         Contender(DIRECT_IPERF, no_proxy, ("iperf3",), hops=0),
         Contender(MPROXY, partial(mproxy_pair, (PLAINTEXT,)), _MPROXY_PROGRAMS),
-        Contender(MPROXY_TLS, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
-        Contender(MPROXY_TLS_BBR, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
-        Contender(MPROXY_DATAGRAM, _over_udp("datagram"), _MPROXY_PROGRAMS),
-        Contender(MPROXY_AUTO, _over_udp("auto"), _MPROXY_PROGRAMS),
+        Contender(MPROXY_TLS, _by_carrier("tcp"), _MPROXY_PROGRAMS),
+        Contender(MPROXY_TLS_BBR, _by_carrier("tcp"), _MPROXY_PROGRAMS),
+        Contender(MPROXY_DATAGRAM, _by_carrier("datagram"), _MPROXY_PROGRAMS),
+        Contender(MPROXY_AUTO, _by_carrier("auto"), _MPROXY_PROGRAMS),
         Contender(MPROXY_UNKEPT, partial(mproxy_pair, (PLAINTEXT, NO_KEEPER)), _MPROXY_PROGRAMS),
         Contender(MPROXY_PLAIN, partial(mproxy_pair, (PLAIN,)), _MPROXY_PROGRAMS),
         Contender(MPROXY_RELAY, partial(same_program, peers.relay_hop), (str(peers.MPROXY),), hops=1),
