@@ -1,1 +1,2 @@
-"""What the two sides say about places where sproxy listens for a cproxy, given to an endpoint's session."""
+"""What the two sides say about places where sproxy listens for a cproxy, and about targets of datagrams, given to an
+endpoint's session."""

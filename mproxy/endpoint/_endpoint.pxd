@@ -18,6 +18,7 @@ from mproxy._stream cimport Stream
 from mproxy.carrier._carrier cimport Carrier, Recipient
 from mproxy.endpoint._app cimport App, Apps
 from mproxy.endpoint._cost cimport Cost
+from mproxy.endpoint._flow_side cimport FlowSide
 from mproxy.endpoint._news cimport News
 from mproxy.endpoint._vitals cimport Vitals
 from mproxy.io._loop cimport Loop, Timer, Work
@@ -30,6 +31,7 @@ cdef class Endpoint:
     cdef public object observer          # an EndpointObserver
     cdef public Target default_target    # sproxy: the daemon; None: ask the observer for every stream of the peer's
     cdef Apps apps                       # the application connections
+    cdef public FlowSide flows           # its datagrams
     cdef Work work                       # `pump`, in the loop's queue
     cdef Timer timer                     # calls `on_timer`
     cdef readonly Carrier carrier        # what moves its frames; None: there is none at the moment

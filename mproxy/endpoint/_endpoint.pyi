@@ -1,5 +1,6 @@
 from mproxy._session import Session
 from mproxy.carrier._carrier import Carrier
+from mproxy.endpoint._flow_side import FlowSide
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.shapes import Sockaddr
 from mproxy.io._loop import Loop
@@ -7,6 +8,7 @@ from mproxy.io._socket import Target
 
 class Endpoint:
     observer: EndpointObserver
+    flows: FlowSide
     default_target: Target | None
     def __init__(self, loop: Loop, session: Session, observer: EndpointObserver) -> None: ...
     @property

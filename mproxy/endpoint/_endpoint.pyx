@@ -21,6 +21,7 @@ from mproxy.endpoint._app cimport (
 )
 from mproxy.endpoint._cost cimport cost_begin, cost_end, cost_init
 from mproxy.endpoint._daemon cimport daemon_dial, daemon_next
+from mproxy.endpoint._flow_side cimport FlowSide
 from mproxy.endpoint._news cimport is_news
 from mproxy.endpoint._vitals cimport vitals_attach, vitals_died, vitals_examine, vitals_news, vitals_sent
 from mproxy.ground._arena cimport arena_turn
@@ -83,6 +84,7 @@ cdef class Endpoint:
         self.session = session
         self.apps.session = <void *>session
         self.recipient = Recipient(take, <void *>self)
+        self.flows = FlowSide()
         _endpoints.add(self)
 
     # ---- commands
@@ -116,10 +118,8 @@ cdef class Endpoint:
 
     def attach(self, Carrier carrier not None, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first,
                bytes leftover):
-        """Go on over `carrier`, which is ours from now on; a former one is closed.
-
-        `first` is sent before all else; `leftover` is what arrived after the handshake.
-        """
+        """Go on over `carrier`, which is ours from now on; a former one is closed. `first` is sent before all else;
+        `leftover` is what arrived after the handshake."""
         self.end_carrier(True)
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
         self.session.streams.sealed = carrier.sealed
@@ -201,6 +201,7 @@ cdef class Endpoint:
     def dispose(self):
         """Let the loop forget this endpoint; it has no carrier and no application. The session's secret is wiped."""
         self.session.forget_secret()
+        self.flows.close()
         self.end_carrier(False)
         if self.timer is not None:
             self.timer.cancel()
@@ -352,6 +353,8 @@ cdef class Endpoint:
                 app = <App *>event.stream.owner
                 if app != NULL:
                     app_deliver(app, event.data, event.length)
+            elif event.kind == EventKind.DATAGRAM:
+                self.flows.arrived(event.flow, event.code, event.data, event.length)
             elif event.kind == EventKind.OPENED:
                 self.opened(event.stream, event.data, event.length)
             elif event.kind == EventKind.RESUMED:
@@ -370,6 +373,7 @@ cdef class Endpoint:
                     self.tell(self.observer.on_reset, (self, event.stream.state.id, event.code, text))
                 else:
                     method = self.observer.on_listen if self.session.is_server else self.observer.on_listening
+                    method = method if event.kind < EventKind.ASSOCIATE else self.flows.told
                     self.tell(method, (self, event.code, bool(event.ends), text))
 
     cdef void read_apps(self) noexcept:
@@ -402,7 +406,7 @@ cdef class Endpoint:
         if carrier is None:
             return
         while carrier.writable and done < TURN_BYTES:
-            most = carrier.room(self.session.transmitter.bulk.first != NULL, &bulk_too)
+            most = carrier.room(self.session.transmitter.bulk_waits(), &bulk_too)
             if most == 0:
                 if carrier.pulls:
                     self.note_unanswered()
@@ -439,9 +443,8 @@ cdef class Endpoint:
             self.tell(self.observer.on_lost, (self, why))
 
     cdef void forsake(self, str why) noexcept:
-        """The carrier counts as lost. cproxy keeps it until another one works: the path may come back before.
-        Nothing is sent to keep it alive: the kernel repeats what is on its way.
-        """
+        """The carrier counts as lost. cproxy keeps it until another one works: the path may come back before. Nothing
+        is sent to keep it alive: the kernel repeats what is on its way."""
         if self.session.is_server:
             self.carrier_failed(why)
             return
@@ -456,8 +459,7 @@ cdef class Endpoint:
         self.tell(self.observer.on_revived, (self,))
 
     cdef void end_carrier(self, bint abort) noexcept:
-        """Close the carrier. With `abort` what is on its way is given up: it is sent again on the next one, and would
-        otherwise stay in the kernel for minutes."""
+        """Close the carrier, and `abort` what is on its way, which stays in the kernel for minutes else."""
         if self.carrier is not None:
             self.carrier.close(abort)
             self.carrier = None
@@ -496,10 +498,8 @@ cdef class Endpoint:
     # ---- applications
 
     cdef void reset_apps(self) noexcept:
-        """Reset every application; one that was given everything, and the end, keeps what it has not read yet.
-
-        sproxy, whose clients may have thousands, does so in portions, one a turn: `pump` continues.
-        """
+        """Reset every application; one that was given everything, and the end, keeps what it has not read yet. sproxy,
+        whose clients may have thousands, does so in portions, one a turn: `pump` continues."""
         cdef int left = RESETS_A_TURN
         self.unopened.clear()
         while self.apps.all.first != NULL and (left > 0 or not self.session.is_server):

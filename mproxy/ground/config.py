@@ -244,6 +244,9 @@ class ProgramConfig(LogConfig):
     # (1 s + 2 s) and a name server that has to be tried twice.
     connect_timeout_us = Setting(10 * SECOND_US, 100 * MILLISECOND_US, 10 * MINUTE_US)
 
+    # Microseconds after which a flow of datagrams in which nothing moves is forgotten, as NAT does (RFC 4787, REQ-5).
+    udp_idle_us = Setting(2 * MINUTE_US, SECOND_US, DAY_US)
+
     # Directory for keys and for cproxy's instance ids, one small file per listening port. None keeps nothing: then the
     # peer sees another key after each start, and a restarted cproxy cannot end its former sessions.
     state_dir: Setting[str | None] = Setting(None)
@@ -339,6 +342,9 @@ class CproxyConfig(ProgramConfig):
     # Places where sproxy is to listen, each with the target here of its streams (-R).
     remote: Setting[tuple[Forward, ...]] = Setting(())
 
+    # Places where datagrams of applications arrive, each with the target of these (--udp).
+    udp: Setting[tuple[Forward, ...]] = Setting(())
+
     # File with this client's key; the one in `state_dir` is made when there is none.
     key: Setting[str | None] = Setting(None)
 
@@ -355,6 +361,8 @@ class CproxyConfig(ProgramConfig):
     def shown_name(self) -> str:
         """`name` or its default: `cproxy:5200->server:6200`."""
         place = "stdio" if self.stdio else self.first_place
+        if place is None and self.udp:
+            place = f"udp:{self.udp[0][0][1]}"
         if place is None and self.remote:
             host, port = self.remote[0][0]
             place = f"remote:{port or host}"

@@ -90,6 +90,14 @@ def parse_forward(text: str) -> Forward:
     return _parse_listening(fields, wrong), target
 
 
+def parse_udp_forward(text: str) -> Forward:
+    """`[ADDRESS:]PORT:HOST:PORT`, for datagrams."""
+    fields = _fields(text)
+    if len(fields) < 3 or any(is_path(each) for each in fields):
+        raise UsageError("not [ADDRESS:]PORT:HOST:PORT, such as 5353:10.0.0.2:53")
+    return parse_forward(text)
+
+
 def say_place(place: Spot) -> str:
     """A place as it stands in LISTEN."""
     host, port = place

@@ -112,6 +112,18 @@ def parse_port(text: str, lowest: int = 1) -> int:
     return int(text)
 
 
+def parse_listening_port(text: str) -> int:
+    """The same, or 0: any that is free."""
+    return parse_port(text, lowest=0)
+
+
+def parse_proxy_version(text: str) -> int:
+    """Of haproxy's PROXY protocol."""
+    if text not in ("v1", "v2"):
+        raise UsageError("must be v1 or v2")
+    return int(text[1])
+
+
 def parse_host(text: str) -> str:
     """A host name or numeric address, an IPv6 address bare or in brackets; without brackets in the result.
 

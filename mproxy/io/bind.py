@@ -196,6 +196,29 @@ def report_packets(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
 
 
+def open_udp_sockets(hosts: Sequence[str], port: int, *, named: bool) -> list[socket.socket]:
+    """The same, one a host, all on one port; MproxyError. `named` as in `listen_on`. The next build of the program is
+    to have them, too, and this one those of the one before."""
+    sockets: list[socket.socket] = []
+    asked_port = port
+    for host in hosts:
+        name = f"udp {host} {asked_port}"
+        given = heirlooms.take(name)
+        try:
+            sock = socket.socket(fileno=given) if given is not None else open_udp(host, port)
+        except MproxyError as error:
+            lacks = isinstance(error.__context__, OSError) and error.__context__.errno in NO_SUCH_ADDRESS
+            if not named and lacks and (sockets or host != hosts[-1]):
+                continue
+            for each in sockets:
+                each.close()
+            raise
+        sockets.append(sock)
+        port = sock.getsockname()[1]
+        heirlooms.note(name, sock.fileno())
+    return sockets
+
+
 def cannot_listen(where: str, error: OSError, port: int, remedy: str = "") -> MproxyError:
     """What a user is told."""
     return MproxyError(f"cannot listen on {where}: {_explain(error, port)}{remedy}")

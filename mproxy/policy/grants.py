@@ -10,6 +10,7 @@ Options are joined by commas, their values are in double quotes (\\" for a quote
     expiry="2027-01-31"      only until then; local time, or UTC with a Z: "2027-01-31T18:00Z"
     max-streams=N            most connections at once, in all sessions of the key together
     max-sessions=N           most sessions at once
+    max-flows=N              most flows of datagrams at once, in all sessions of the key together
     cert-authority           the key is a CA's: it stands for each key for which it has signed a certificate
     principals="NAME,..."    with that: only certificates that name one of these
 
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 
 
 class Grant:
-    """What one line of authorized_keys allows. None in `targets`, `places`, `networks`, `expires_at`, `max_streams` or
-    `max_sessions`: the line does not say.
+    """What one line of authorized_keys allows. None in `targets`, `places`, `networks`, `expires_at`, `max_streams`,
+    `max_sessions` or `max_flows`: the line does not say.
 
     `targets` and `places` are as in mproxy.ground.forwarding, compared as text; `expires_at` is in seconds since 1970.
     """
 
     __slots__ = ("spki", "line", "comment", "targets", "places", "networks", "expires_at", "max_streams",
-                 "max_sessions", "is_authority", "principals", "narrowed_by")
+                 "max_sessions", "max_flows", "is_authority", "principals", "narrowed_by")
 
     def __init__(self, spki: bytes, line: int, comment: str = "", options: dict[str, Any] | None = None) -> None:
         options = options or {}
@@ -55,6 +56,7 @@ class Grant:
         self.expires_at: float | None = options.get("expiry")
         self.max_streams: int | None = options.get("max-streams")
         self.max_sessions: int | None = options.get("max-sessions")
+        self.max_flows: int | None = options.get("max-flows")
         self.is_authority = "cert-authority" in options
         self.principals: frozenset[str] | None = options.get("principals")
         self.narrowed_by: Grant | None = None  # what a certificate says besides
@@ -77,7 +79,7 @@ class Grant:
 
     def _rights(self) -> tuple[object, ...]:
         return (self.targets, self.places, self.networks, self.expires_at, self.max_streams, self.max_sessions,
-                self.narrowed_by and self.narrowed_by._rights())
+                self.max_flows, self.narrowed_by and self.narrowed_by._rights())
 
     def allows_target(self, host: str, port: int) -> bool:
         """Whether streams may go to HOST:PORT, as far as this line is concerned."""
@@ -121,6 +123,7 @@ class Grant:
         grant.targets, grant.places, grant.networks = self.targets, self.places, self.networks
         grant.expires_at, grant.narrowed_by = self.expires_at, inner
         grant.max_streams = _least(self.max_streams, inner.max_streams)
+        grant.max_flows = _least(self.max_flows, inner.max_flows)
         grant.max_sessions = _least(self.max_sessions, inner.max_sessions)
         return grant
 
@@ -257,8 +260,8 @@ _SWITCHES = {"cert-authority"}
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {
     "target": _parse_targets, "listen": _parse_places, "from": _parse_networks, "expiry": _parse_expiry,
-    "max-streams": _parse_number, "max-sessions": _parse_number, "cert-authority": lambda _value: True,
-    "principals": _parse_principals}
+    "max-streams": _parse_number, "max-sessions": _parse_number, "max-flows": _parse_number,
+    "cert-authority": lambda _value: True, "principals": _parse_principals}
 
 
 def _within(host: str, networks: tuple[Network, ...]) -> bool:

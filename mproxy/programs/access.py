@@ -47,6 +47,9 @@ LOOK_US = 500_000
 # How often to say that everybody may come in.
 DAY_US = 24 * 3600 * 1_000_000
 
+# How often the addresses of connected sessions are noted as those of known people.
+NEIGHBOURS_US = 3_600_000_000
+
 
 class Access:
     """What sproxy asks about a peer's key. Without encryption there are no keys, and everybody may come in."""

@@ -69,8 +69,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add(parser, "--ssh", parse_command, metavar="COMMAND", default=["ssh"], help=(
         "the ssh command, with any options (default ssh)"))
     parser.add_argument("--options", metavar="LIST", default="", help=(
-        "options to put before the key: target=, listen=, from=, expiry=, max-streams=, max-sessions=; an existing line"
-        " is not changed (exit status 1), only one that has expired is renewed by another expiry="))
+        "options to put before the key: target=, listen=, from=, expiry=, max-streams=, max-sessions=, max-flows=; an"
+        " existing line is not changed (exit status 1), only one that has expired is renewed by another expiry="))
     parser.add_argument("--comment", metavar="TEXT", help="comment after the key (default USER@HOST of this side)")
     parser.add(parser, "--key", parse_name, metavar="FILE", help=(
         "our key, created if missing (default client-key.pem)"))

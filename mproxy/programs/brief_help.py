@@ -20,10 +20,10 @@ first PORT, and relay to the sproxy at HOST PORT.
   -L PORT:HOST:PORT  listen here as well, for the daemon at HOST:PORT, or /PATH
   -D PORT            listen here as well, as a SOCKS proxy
   -R PORT:HOST:PORT  have sproxy listen, for HOST:PORT as reached from here
+  --udp PORT:HOST:PORT  take datagrams here, for those at HOST:PORT
   --stdio            one connection on standard input and output, for ssh
   --target HOST:PORT ask for this daemon instead of sproxy's default
   --via COMMAND      reach sproxy through a command, where only that leads to it
-  --name NAME        what 'mproxy status' calls it
   --log-file FILE    append the log here; --log-level debug tells more
 
 examples:

@@ -48,6 +48,7 @@ class Client:
         self.certificate = b""  # that its key has shown, with which the session began, or a newer one
         self.grant: Grant | None = None          # what its key may do; None: everything
         self.places: dict[int, ServedPlace] = {}    # where sproxy listens for it, by number
+        self.datagrams: dict[int, tuple[int, str]] = {}  # (epoch, target) of what it sends datagrams to, by number
         self.kept_places: list[PlaceSocket] = []    # the same of the worker before, until it is taken up
         self.stdio = False         # all its streams come from --stdio
         self.tags: list[int] = []             # that its cproxy may show, the newest last
@@ -156,6 +157,10 @@ class Clients:
         """Open streams of all sessions of a holder."""
         elsewhere = self._board.streams_of(holder) if self._board is not None else 0
         return elsewhere + sum(client.streams for client in self.places.held(holder))
+
+    def flows_of(self, holder: bytes | str) -> int:
+        """Flows of datagrams of all sessions of a holder, in this worker."""
+        return sum(client.endpoint.flows.flow_count for client in self.places.held(holder))
 
     def has_tag(self, tag: int) -> bool:
         """Whether the client with that tag is here."""

@@ -98,8 +98,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._waiting_at: int | None = None   # since when applications have been waiting for a session
         self._idle_timer: Timer | None = None   # of --idle
         self._ttl_timer: Timer | None = None    # of --session-ttl
-        self._failures = 0        # dials since there was a carrier
-        self._complained = False  # the log has a warning that the carrier was lost
+        self._failures, self._complained = 0, False  # dials since there was a carrier; the log has warned of its loss
         self._key_refused_at: int | None = None
         self._yields = False      # the session gave way to another client: sproxy has --single, or no place left
         self._stopping = False
@@ -190,7 +189,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def _carrier_wanted(self) -> bool:
         streams = self._endpoint.session.streams
-        return streams.open_count > 0 or self._config.eager or self._owes_goodbye or (
+        return streams.open_count > 0 or self._listening.busy or self._config.eager or self._owes_goodbye or (
             not self._endpoint.attached and streams.owes_reset())
 
     def _end_session(self, code: int, why: str, level: str = "info") -> None:
@@ -256,6 +255,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._log_resumed(endpoint, self._lost_at, session.streams.resend_bytes)
         self._carried()
         self._places.ask()
+        self._listening.ask()
         if endpoint.app_count == 0:
             self.on_idle(endpoint)
 
@@ -263,8 +263,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._teller.back()
         self._lost_at = self._key_refused_at = None
         self._cancel_ttl()
-        self._failures = 0
-        self._complained = False
+        self._failures, self._complained = 0, False
         self._note_for_successor()
 
     def _away_facts(self) -> AwayFacts:
@@ -435,6 +434,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._introduction.welcomed(welcome)
         self._dialer.advertised(advertised(welcome))
         self._places.is_known = bool(welcome.features & WelcomeFeature.LISTENS)
+        self._listening.features = welcome.features
         session = self._endpoint.session
         self._waiting_at = None
         if not session.session_id:

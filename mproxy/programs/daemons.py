@@ -14,8 +14,10 @@ from mproxy.policy.targets import elsewhere, without_guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mproxy.ground.config import SproxyConfig
-    from mproxy.ground.shapes import Address
+    from mproxy.ground.shapes import Address, Spot
     from mproxy.io._loop import Loop
     from mproxy.programs.access import Access
     from mproxy.programs.clients import Client, Clients
@@ -77,16 +79,25 @@ class Daemons:
         if self._clients.find(client.session_id) is not client:
             return
         text = say_target(*target)
-        usable = without_guarded(addresses or [], target[0])
-        if error is None and not usable:
-            error = "the name resolves to a link-local or metadata address, which can be used only as a numeric address"
-        elif error is None and not self._access.is_named(target) and not (usable := elsewhere(usable)):
-            error = "this host's own addresses, and link-local ones, must be named by --allow: a * does not mean them"
+        usable, error = self.usable(target, addresses, error)
         if error is not None:
             self._log.warning("daemon-unreachable", session=client.name, stream=stream, daemon=text, why=error)
             client.endpoint.refuse(stream, ResetCode.UNREACHABLE)
         else:
             self._connect(client, stream, target, usable)
+
+    def usable(self, target: Spot, addresses: list[Address], error: str | None) -> tuple[list[Address], str | None]:
+        """Those of the addresses that a target was found to have which clients may reach; if there are none, why."""
+        found = without_guarded(addresses or [], target[0])
+        if error is None and not found:
+            error = "the name resolves to a link-local or metadata address, which can be used only as a numeric address"
+        elif error is None and not self._access.is_named(target) and not (found := elsewhere(found)):
+            error = "this host's own addresses, and link-local ones, must be named by --allow: a * does not mean them"
+        return found, error
+
+    def resolve(self, target: Spot, answer: Callable[[list[Address], str | None], object]) -> None:
+        """Find out the addresses that clients may reach: `answer(addresses, why there are none)`, now or later."""
+        self._resolver.resolve(*target, lambda addresses, error: answer(*self.usable(target, addresses, error)))
 
     def _connect(self, client: Client, stream: int, target: tuple[str, int], addresses: list[Address]) -> None:
         found = self._target(say_target(*target), addresses, client.spki, self._first_words(client))

@@ -202,14 +202,14 @@ def advertised(welcome: Welcome) -> tuple[str, int] | None:
 
 
 def instance_name(config: CproxyConfig) -> str | None:
-    """Whose identity this cproxy has: that of its first port or path, or of the first where its sproxy listens for it,
-    or of --stdio clients of its sproxy; None: only for this run."""
+    """Whose identity this cproxy has: that of its first port or path, or of its name where it has none of its own, or
+    of --stdio clients of its sproxy; None: only for this run."""
     if config.stdio:
         return stdio_name(config.sproxy_host, config.sproxy_port)
     place = config.first_place
     if isinstance(place, str):
         return f"path-{digest_of(place)}"
-    if place is None and config.remote:
+    if place is None and (config.remote or config.udp):
         return f"remote-{digest_of(config.shown_name)}"
     return str(place) if place else None
 

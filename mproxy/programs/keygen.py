@@ -35,6 +35,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "  expiry=\"2027-01-31\"     not valid from that day on\n"
         "  max-streams=N           connections at once, in all its sessions\n"
         "  max-sessions=N          sessions at once\n"
+        "  max-flows=N             flows of datagrams at once (cproxy --udp)\n"
         "  cert-authority          it is a CA's: who has its certificate may connect\n"
         "  principals=\"NAME,...\"   with that: only certificates for one of these")
     parser.add_argument("-f", "--file", metavar="FILE", help=(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Spot
     from mproxy.io._loop import Loop
+    from mproxy.programs.datagram_forwards import DatagramForwards
     from mproxy.programs.socks_greeter import SocksGreeter
     from mproxy.service.log import Log
 
@@ -69,6 +70,8 @@ class ListeningSide:
         self._loop = loop
         self._endpoint = endpoint
         self._greeter: SocksGreeter | None = None
+        self._datagrams: DatagramForwards | None = None
+        self.features = 0  # of the sproxy of the present carrier
         self._entrances: list[Entrance] = []
         self.target = say_target(*config.target).encode() if config.target else b""
 
@@ -78,6 +81,10 @@ class ListeningSide:
         if config.dynamic:
             from mproxy.programs.socks_greeter import SocksGreeter
             self._greeter = SocksGreeter(self._loop, self._log, self._endpoint)
+        if config.udp:
+            from mproxy.programs.datagram_forwards import DatagramForwards
+            self._datagrams = DatagramForwards(config, self._log, self._loop, self._endpoint)
+            self._datagrams.open()
         if config.port is not None:
             self._entrances += [Entrance(sock, self.target, False) for sock in open_listeners(config)]
         for spot, target in config.forward:
@@ -98,7 +105,17 @@ class ListeningSide:
     @property
     def addresses(self) -> list[str]:
         """Where applications connect, as text."""
-        return [each.place for each in self._entrances]
+        return [each.place for each in self._entrances] + (self._datagrams.addresses if self._datagrams else [])
+
+    @property
+    def busy(self) -> bool:
+        """Some application sends datagrams."""
+        return self._datagrams is not None and self._datagrams.busy
+
+    def ask(self) -> None:
+        """A carrier is active: have sproxy know where datagrams are to go."""
+        if self._datagrams is not None:
+            self._datagrams.ask(self.features)
 
     def tcp_sockets(self) -> list[socket.socket]:
         """Those with ports."""
@@ -124,6 +141,8 @@ class ListeningSide:
                                         self._greet() if each.is_dynamic else None)
             if is_first():
                 self._log.info("listening", **each.say(), sproxy=self._config.sproxy_name)
+        if self._datagrams is not None:
+            self._datagrams.start()
 
     def _greet(self) -> Callable[[int], object]:
         assert self._greeter is not None
@@ -135,3 +154,5 @@ class ListeningSide:
             each.close()
         if self._greeter is not None:
             self._greeter.close()
+        if self._datagrams is not None:
+            self._datagrams.close()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from mproxy import __version__
-from mproxy._wire import MAX_PLACES
+from mproxy._wire import MAX_ASSOCIATIONS, MAX_PLACES
 from mproxy.ground.config import (
     LOG_FORMATS,
     LOG_LEVELS,
@@ -27,7 +27,14 @@ from mproxy.ground.config import (
     format_host_port,
 )
 from mproxy.ground.errors import UsageError
-from mproxy.ground.forwarding import parse_forward, parse_permitted, parse_permitted_place, parse_spot, parse_target
+from mproxy.ground.forwarding import (
+    parse_forward,
+    parse_permitted,
+    parse_permitted_place,
+    parse_spot,
+    parse_target,
+    parse_udp_forward,
+)
 from mproxy.ground.words import (
     parse_advertised,
     parse_bind,
@@ -36,10 +43,12 @@ from mproxy.ground.words import (
     parse_fingerprint,
     parse_host,
     parse_host_port,
+    parse_listening_port,
     parse_name,
     parse_network,
     parse_port,
     parse_proxy,
+    parse_proxy_version,
     parse_size,
     printable,
     split_host_port,
@@ -164,16 +173,6 @@ def _word(name: str, text: str, parse: Callable[[str], Value]) -> Value:
         raise UsageError(f"{name} {printable(text)}: {error}") from None
 
 
-def _listening_port(text: str) -> int:
-    return parse_port(text, lowest=0)
-
-
-def _parse_proxy_version(text: str) -> int:
-    if text not in ("v1", "v2"):
-        raise UsageError("must be v1 or v2")
-    return int(text[1])
-
-
 def _show(setting: Setting[Any]) -> str:
     """A setting's default as --help shows it; % has a meaning for argparse."""
     shown: str = setting.format(setting.default)
@@ -204,6 +203,8 @@ def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[S
     if hasattr(config_class, "max_sessions"):
         parser.add(group, "--max-sessions", parse_count, metavar="N", help=(
             f"sessions at once (default {_show(config_class.max_sessions)})"))
+    parser.add(group, "--udp-idle", parse_duration, metavar="TIME", help=(
+        f"forget a flow of datagrams after this long without one (default {_show(config_class.udp_idle_us)})"))
     parser.add(group, "--drain", parse_duration, metavar="TIME", help=(
         f"after SIGTERM or SIGINT, deliver queued data for at most this long (default {_show(config_class.drain_us)})"))
 
@@ -324,6 +325,9 @@ def cproxy_parser() -> OneLineParser:
         "have sproxy listen on this port (of its loopback addresses, unless ADDR or * is given; 0: a free one, which"
         " the log tells), and connect to HOST:PORT from here; repeatable; /PATH on either side (sproxy must"
         " --allow-listen it)"))
+    parser.add(group, "--udp", parse_udp_forward, metavar="[ADDR:]PORT:HOST:PORT", action="append", help=(
+        "take datagrams at this UDP port, and have sproxy send them to HOST:PORT and return the answers; those that"
+        " wait too long or get lost are not sent again; repeatable (sproxy must --allow HOST:PORT)"))
     parser.add_choice(group, "--carrier", CARRIERS, (
         "auto (the default): reach sproxy over UDP where that passes, as a lost packet holds up nothing else there and"
         " a new address needs no new connection, else over TCP; with --stdio TCP comes first, which starts sooner;"
@@ -369,18 +373,17 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     given, words = parser.split(argv)
     _refuse_together(given, "plaintext", ("key", "certificate", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", (
-        "plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic", "remote"))
+        "plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic", "remote", "udp", "udp_idle"))
     _refuse_together(given, "plain", (
-        "target", "forward", "dynamic", "remote", "carrier", "proxy", "via", "via_terminal", "eager", "idle",
-        "idle_heartbeat",
-        "connect_timeout", "stay", "notify", "state_dir", "key", "certificate", "known_hosts", "host_fingerprint",
-        *_SESSION_ONLY))
+        "target", "forward", "dynamic", "remote", "udp", "udp_idle", "carrier", "proxy", "via", "via_terminal", "eager",
+        "idle", "idle_heartbeat", "connect_timeout", "stay", "notify", "state_dir", "key", "certificate",
+        "known_hosts", "host_fingerprint", *_SESSION_ONLY))
     _refuse_together(given, "via", ("proxy", "stay"))
     if given.get("carrier") == "datagram":
         _refuse_together(given, "carrier", ("plaintext", "proxy", "via", "stay"))
     if "via_terminal" in given and "via" not in given:
         raise UsageError("--via-terminal is for use with --via")
-    forwards = any(name in given for name in ("forward", "dynamic", "remote"))
+    forwards = any(name in given for name in ("forward", "dynamic", "remote", "udp"))
     words = split_host_port(words, 0 if "stdio" in given or (forwards and len(words) == 1) else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well
@@ -391,7 +394,7 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     is_named = "via" not in given or len(words) > len(listens)  # HOST and PORT are given
     _expect_words(parser, words, (*listens, "HOST", "PORT") if is_named else listens)
     if listens:
-        given["port"] = _word("PORT", words.pop(0), _listening_port)
+        given["port"] = _word("PORT", words.pop(0), parse_listening_port)
     if is_named:
         given["sproxy_host"] = _word("HOST", words[0], parse_host)
         given["sproxy_port"] = _word("PORT", words[1], parse_port)
@@ -399,10 +402,9 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         given["sproxy_host"] = via_host(given.get("name") or given["via"])
     if "remote" in given:
         given["eager"] = True
-        if len(given["remote"]) > MAX_PLACES:
-            raise UsageError(f"-R can be given {MAX_PLACES} times; another cproxy --name can have more")
-    given.setdefault("keeper", keeps_by_default())
-    given.setdefault("state_dir", default_state_dir())
+    for option, name, most in (("-R", "remote", MAX_PLACES), ("--udp", "udp", MAX_ASSOCIATIONS)):
+        if len(given.get(name, ())) > most:
+            raise UsageError(f"{option} can be given {most} times; another cproxy --name can have more")
     return _configure(CproxyConfig, given)
 
 
@@ -438,8 +440,8 @@ def sproxy_parser() -> OneLineParser:
         "listen on TCP port PORT alone, as always with --plaintext, and with --accept-proxy unless --udp is given"))
     group = parser.add_argument_group("clients")
     parser.add(group, "--allow", parse_permitted, metavar="HOST:PORT", action="append", help=(
-        "another daemon that clients may ask for, or the /PATH of its unix socket; repeatable (default none); '*:443',"
-        " '*.example.com:*' and '*:*' count only for keys in authorized_keys"))
+        "another daemon that clients may ask for, over TCP or UDP, or the /PATH of its unix socket; repeatable (default"
+        " none); '*:443', '*.example.com:*' and '*:*' count only for keys in authorized_keys"))
     parser.add(group, "--allow-listen", parse_permitted_place, metavar="[ADDR:]PORT", action="append", help=(
         "where clients may have this sproxy listen (cproxy -R): PORT on the loopback addresses, ADDR:PORT, or a /PATH;"
         " repeatable (default nowhere); '*' for PORT (from 1024 up) or ADDR counts only for keys in authorized_keys"))
@@ -448,7 +450,7 @@ def sproxy_parser() -> OneLineParser:
     group.add_argument("--source-per-key", action="store_true", default=None, help=(
         "connect to daemons on 127.0.0.1 from a separate address for each client's key (127.x.y.z), so that their"
         " limits and bans affect one client only"))
-    parser.add(group, "--send-proxy", _parse_proxy_version, metavar="v1|v2", help=(
+    parser.add(group, "--send-proxy", parse_proxy_version, metavar="v1|v2", help=(
         "tell every daemon first, in haproxy's PROXY protocol, which address the client comes from; the daemon must"
         " expect it"))
     parser.add(group, "--stdio-ttl", parse_duration, metavar="TIME", help=(
@@ -492,7 +494,7 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     if given.pop("start", None):
         raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
-        "single", "allow", "allow_listen", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished",
+        "single", "allow", "allow_listen", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished", "udp_idle",
         "memory_limit", "state_dir", "exit_idle", "udp", "node", "accept_proxy", "routed", "advertise",
         *_SPROXY_KEYS, *_SESSION_ONLY))
     if "advertise" in given and given.get("udp") is False:
@@ -508,11 +510,9 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     if len(words) == 3 and words[2].isdigit():
         words = [words[0], format_host_port(words[1].strip("[]"), words[2])]
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
-    given["port"] = _word("PORT", words[0], _listening_port)
+    given["port"] = _word("PORT", words[0], parse_listening_port)
     if len(words) > 1:
         given["daemon_host"], given["daemon_port"] = _word("daemon", words[1], parse_host_port)
-    given.setdefault("keeper", keeps_by_default())
-    given.setdefault("state_dir", default_state_dir())
     return _configure(SproxyConfig, given)
 
 
@@ -583,6 +583,9 @@ def _expect_words(parser: OneLineParser, words: list[str], names: Sequence[str])
 
 def _configure(config_class: type[Configuration], given: dict[str, Any]) -> Configuration:
     """A `config_class` of options by their command line names; it checks the ranges."""
+    given.setdefault("keeper", keeps_by_default())
+    given.setdefault("state_dir", default_state_dir())
+
     def take(settings: dict[str, Setting[Any]]) -> dict[str, Any]:
         by_option = {setting.option[2:].replace("-", "_"): name for name, setting in settings.items()}
         names = [name for name in given if name in by_option]

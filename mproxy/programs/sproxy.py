@@ -26,18 +26,19 @@ from mproxy.policy.places import key_quota
 from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
-from mproxy.programs.access import DAY_US, LOOK_US, Access, check_same_key
+from mproxy.programs.access import DAY_US, LOOK_US, NEIGHBOURS_US, Access, check_same_key
 from mproxy.programs.client_record import understands
 from mproxy.programs.clients import MADE_ROOM, Client, Clients
 from mproxy.programs.common import Drain, advertised_address, log_killed, open_listeners, say_carrier, say_seconds
 from mproxy.programs.daemons import Daemons, loopback_of
+from mproxy.programs.datagram_targets import DatagramTargets
 from mproxy.programs.greeting import Reception, ReceptionHost
 from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
 from mproxy.programs.served_places import ServedPlaces
 from mproxy.programs.sharing import share_out
 from mproxy.programs.twins import check_epoch, check_list, check_twin, unknown_session
-from mproxy.programs.why_ended import STARTED_ANEW, say_close
+from mproxy.programs.why_ended import ONE_AT_A_TIME, STARTED_ANEW, say_close
 from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
@@ -63,11 +64,6 @@ if TYPE_CHECKING:
 
 # How long to keep a session without streams and carrier, which has nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000
-
-# How often the addresses of connected sessions are noted, so that strangers there do not lock out others.
-NEIGHBOURS_US = 3_600_000_000
-
-ONE_AT_A_TIME = "--single: a new session started"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,7 +104,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._access = Access(config, log)
         self.workers = config.workers
-        self._features: int = WelcomeFeature.LISTENS  # what our WELCOME says
+        self._features: int = WelcomeFeature.LISTENS | WelcomeFeature.DATAGRAMS  # what our WELCOME says
         self._reception = Reception(loop, AcceptGate(loop, AcceptLog(log), takes_spare=True), log, config, self)
         most = share_out(config, log)
         self._crew: Crew | None = None
@@ -118,6 +114,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._clients = Clients(most) if self._crew is None else self._crew.clients
         self._daemons = Daemons(config, log, loop, self._access, self._clients)
         self._places = ServedPlaces(log, loop, self._access, self._clients)
+        self._datagrams = DatagramTargets(config, log, loop, self._access, self._clients, self._daemons)
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
         self._address = b""  # that WELCOME tells, for UDP
@@ -213,6 +210,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._ended.add(client.endpoint.session, client.outages, self._loop.now())
             client.endpoint.dispose()
         for client, lost in heirs.clients:
+            self._datagrams.serve(client)
             self._clients.add(client)
             self._log.info("taken-over", session=client.name, peer=client.peer, streams=client.streams,
                            lost=lost or None)
@@ -350,6 +348,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client = Client(endpoint, guest.spki, hello.instance_id, guest.address, guest.peer, holder, self._loop.now(),
                         self._config.session.heartbeat_us)
         client.grant, client.certificate = grant, guest.certificate
+        self._datagrams.serve(client)
         self._clients.add(client)
         return client
 
@@ -398,8 +397,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def on_resumed(self, endpoint: Endpoint) -> None:
         client = self._clients.of(endpoint)
-        fields = say_carrier(endpoint, client.peer)
-        session = endpoint.session
+        fields, session = say_carrier(endpoint, client.peer), endpoint.session
         client.outages.end(self._loop.now(), session.streams.resend_bytes if client.resumed else 0, client.lost_at)
         was_here, lost_at = client.resumed, client.lost_at
         client.resumed, client.lost_at = True, None
@@ -509,6 +507,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                     self._revoke(client, refusal)
                 else:
                     self._places.judge(client)
+                    self._datagrams.judge(client)
 
     def _note_neighbours(self) -> None:
         self._loop.call_later(NEIGHBOURS_US, self._note_neighbours)

@@ -97,11 +97,24 @@ def say_session(session: Facts) -> Iterator[str]:
     if session["key"]:
         known.append(f"key {session['key']}")
     yield f"    {', '.join(known)}"
+    if "datagrams" in session:
+        yield from _say_datagrams(session["datagrams"])
     streams = session.get("stream_list", [])
     for stream in streams:
         yield f"    {say_stream(session, stream)}"
     if streams and session["streams"] > len(streams):
         yield f"    and {counted(session['streams'] - len(streams), 'more stream')}: --streams shows all"
+
+
+def _say_datagrams(facts: Facts) -> Iterator[str]:
+    yield (f"    {counted(facts['flows'], 'flow')} of datagrams, {facts['sent']} sent, {facts['received']} received,"
+           f" {facts['dropped']} dropped")
+    for flow in facts["flow_list"]:
+        peer = f"{format_host_port(*flow['peer'])} -> " if flow["peer"] else ""
+        yield (f"    flow {flow['flow']}  {peer}{flow['target']}  idle for {say_duration(flow['idle_s'])}"
+               f"  {flow['sent']} sent, {flow['received']} received")
+    if facts["flows"] > len(facts["flow_list"]):
+        yield f"    and {counted(facts['flows'] - len(facts['flow_list']), 'more flow')}"
 
 
 SLOW = {"application": "waiting for the application", "path": "waiting for the path",

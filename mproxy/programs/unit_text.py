@@ -171,7 +171,7 @@ def _ports(config: Any) -> Iterable[int]:
     if isinstance(config, RelayConfig):
         return [rule.listen_port for rule in config.rules] or [1]
     if isinstance(config, CproxyConfig):
-        spots = [listening for listening, _ in config.forward] + list(config.dynamic)
+        spots = [listening for listening, _ in (*config.forward, *config.udp)] + list(config.dynamic)
         return [port for port in (config.port, *(port for path, port in spots if not path.startswith("/"))) if port]
     return [port for port in [config.port] if port]
 

@@ -13,6 +13,7 @@ KEY_REFUSED_US = 5_000_000
 
 # sproxy's words when a cproxy with the same identity has begun a session; it replaces sessions for other reasons, too.
 STARTED_ANEW = "cproxy started anew"
+ONE_AT_A_TIME = "--single: a new session started"
 
 
 def say_close(code: int, reason: str) -> str:

@@ -79,7 +79,11 @@ _SESSION = object_of({
     "outages": object_of({
         "count": COUNT, "longest_s": NUMBER, "total_s": NUMBER,
         "recent": list_of(object_of({"began_s": NUMBER, "lasted_s": NUMBER, "why": TEXT}))}),
-}, {"stream_list": list_of(_STREAM)})
+}, {"stream_list": list_of(_STREAM), "datagrams": object_of({
+    "flows": COUNT, "sent": COUNT, "received": COUNT, "dropped": COUNT,
+    "flow_list": list_of(object_of({
+        "flow": COUNT, "target": TEXT, "peer": or_null(END), "idle_s": NUMBER, "sent": COUNT, "received": COUNT,
+        "sent_bytes": COUNT, "received_bytes": COUNT}))})})
 
 _TRANSFER = object_of({
     "peer": TEXT, "age_s": NUMBER, "moved_bytes": WHOLE, "kept_bytes": WHOLE,

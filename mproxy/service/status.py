@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SMALL_BYTES = 2560
 SEALED_BYTES = 3000
 
+# Flows of datagrams of a session that are shown.
+MOST_FLOWS = 20
+
 # Of a session's outages the newest are remembered.
 REMEMBERED = 16
 
@@ -154,6 +157,7 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
     session, streams, carrier = endpoint.session, endpoint.session.streams, endpoint.carrier
     since = outages.connected_at if outages.began_at is None else outages.began_at
     state = "connecting" if since is None else "connected" if outages.began_at is None else "away"
+    datagrams = endpoint.flows.facts(MOST_FLOWS)
     return {
         "session": session.session_id[:4].hex(),
         "state": state,
@@ -171,7 +175,8 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "undelivered_bytes": streams.in_held,
         "memory_bytes": memory_bytes(endpoint),
         "heartbeat_s": seconds(outages.heartbeat_us),
-        "outages": outages.facts(now)}
+        "outages": outages.facts(now),
+        **({"datagrams": datagrams} if datagrams is not None else {})}
 
 
 def say_carrier_between(carrier: Mapping[str, Any], arrow: str) -> str:

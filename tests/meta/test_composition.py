@@ -16,6 +16,7 @@ BASES = {
     "Conversation": "messages over a link, read alike by the sender and the receiver",
     "Datapath": "what carries a relay's rules out",
     "Destination": "where a receiver puts what comes",
+    "FlowSide": "one side of a session's datagrams: by who sends them, or by where they go",
     "FrameParcels": "a session's frames in packets",
     "Guest": "who has connected to sproxy, and was not let in yet",
     "Inspected": "a program that says, when it is asked, what it does",

@@ -1,0 +1,9 @@
+from collections.abc import Callable
+from typing import Any
+
+class FlowSide:
+    told: Callable[..., object]
+    def close(self) -> None: ...
+    @property
+    def flow_count(self) -> int: ...
+    def facts(self, most: int) -> dict[str, Any] | None: ...
