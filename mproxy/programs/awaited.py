@@ -6,10 +6,11 @@ on either side, and there is no other one: what was interrupted is sent again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from mproxy.programs.delivery import DeliveryObserver
 from mproxy.transfer.sender import FileSender, SendObserver
+from mproxy.transfer.source_queue import SourceQueue
 from mproxy.transport._packet import EndCode
 from mproxy.transport.observers import DatagramObserver
 
@@ -37,17 +38,25 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
     def __init__(self, loop: Loop, keying: Callable[[], KeyExchange], observer: DeliveryObserver,
                  thrift: Thrift) -> None:
         self._loop, self._keying, self._observer, self._thrift = loop, keying, observer, thrift
-        self._sources: list[SourceFile] = []
+        self._sources = SourceQueue()
         self._readers: Workers | None = None
         self._deletion: Deletion | None = None
         self._strangers: set[FileSender] = set()  # who have not shown that they have the keys
         self._sender: FileSender | None = None
+        self._left_out: list[tuple[bytes, str]] = []  # what a receiver is to be told, once there is one
         self._over = False
 
-    def start(self, sources: Iterable[SourceFile], _addresses: Sequence[Address], readers: Workers,
+    def start(self, sources: SourceQueue, _addresses: Sequence[Address], readers: Workers,
               deletion: Deletion | None = None) -> None:
         """Let the receiver in from now on. Addresses are for those who dial."""
-        self._sources, self._readers, self._deletion = list(sources), readers, deletion
+        self._sources, self._readers, self._deletion = sources, readers, deletion
+
+    def leave_out(self, name: bytes, why: str) -> None:
+        """Tell the receiver that something is not sent."""
+        if self._sender is not None:
+            self._sender.leave_out(name, why)
+        else:
+            self._left_out.append((name, why))
 
     def give_up(self, code: int, reason: str) -> None:
         """End everything, with this reason; the observer is told."""
@@ -122,9 +131,11 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
             sender.give_up(EndCode.ABORTED, TAKEN)
             return
         self._sender = sender
+        for name, why in self._left_out:
+            sender.leave_out(name, why)
         sender.start(self._sources, self._deletion)
 
-    def on_file(self, source: SourceFile) -> None:
+    def on_file(self, _sender: FileSender, source: SourceFile) -> None:
         self._observer.on_file(source)
 
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:

@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import signal
+import threading
 
 from mproxy.ground.errors import MproxyError
 from mproxy.policy.via_command import ViaCommand
@@ -92,6 +93,8 @@ class Copy(Program):
         self._landing: Landing | None = None  # of what is copied here
         self._dials = 0
         self._told = False  # that ssh carries the packets, if it does
+        self._host = config.remote.host  # as ssh calls it, once `_resolving` has ended
+        self._resolving = threading.Thread(target=self._resolve, daemon=True)
 
     @property
     def exit_status(self) -> int:  # type: ignore[override]
@@ -120,11 +123,11 @@ class Copy(Program):
         self._ssh = ViaCommand(self._loop, self._command(), self._log, self._ssh_ended, has_terminal=True)
         if config.pushes and "-" not in config.paths:
             from mproxy.programs.early_search import EarlySearch
-            options = self._settings(SENDERS, ("", 0))
-            self._search = EarlySearch(config.paths, options.links, options.rules, options.update, options.xattrs)
+            self._search = EarlySearch(self._loop, self._settings(SENDERS, ("", 0)), config.paths)
         with contextlib.suppress(OSError):  # it has ended already, and will be asked why
             self._ssh.sock.send(request)
         self._watch = self._loop.watch(self._ssh.sock.fileno(), self._on_answer)
+        self._resolving.start()
         # Meanwhile import what will be needed.
         from mproxy.programs import recv, send  # noqa: F401
 
@@ -135,10 +138,8 @@ class Copy(Program):
         config = self._config
         asked: dict[str, Any] = {"secret": self._secret.hex(), "datagram": config.datagram}
         if config.pushes:
-            from mproxy.transfer.walk import look_at_source
-            for path in config.paths:
-                if path != "-":
-                    look_at_source(path)
+            from mproxy.transfer.walk import check_named
+            check_named(config.paths)
             asked |= {"target": config.target, "several": len(config.paths) > 1,
                       "dry_run": config.dry_run, "options": config.for_one(RECEIVERS)}
         else:
@@ -271,7 +272,8 @@ class Copy(Program):
             recv.deleting = self._deleting = Deleting(settings, self._log, self._loop, "this host",
                                                       self._progress.close)
         self._begin(recv)
-        self._progress.start(int(answer["bytes"]), lambda: recv.done_bytes, int)
+        total = int(answer["bytes"])
+        self._progress.start(lambda: total or None, lambda: recv.done_bytes, int)
 
     def _settings(self, names: tuple[str, ...], place: tuple[str, int]) -> TransferConfig:
         """Of our side, which has the options of these names."""
@@ -308,7 +310,8 @@ class Copy(Program):
             from mproxy.programs.transfer import find_addresses
             found: list[Address] = []
             error = None
-            for host in (self._resolve(), place[0]):
+            self._resolving.join()
+            for host in (self._host, place[0]):
                 try:
                     found += [each for each in find_addresses(host, place[1], family) if each not in found]
                 except MproxyError as failure:
@@ -324,19 +327,17 @@ class Copy(Program):
             return found
         return look_up
 
-    def _resolve(self) -> str:
-        """What ssh_config calls the host: the name or address of which it is an alias."""
+    def _resolve(self) -> None:
+        """Ask what ssh_config calls the host: the name or address of which it is an alias."""
         import subprocess
         config = self._config
         login = ["-l", config.remote.user] if config.remote.user else []
         words = [*config.ssh, "-G", *login, "--", config.remote.host]
-        try:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                   text=True, timeout=10, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return config.remote.host
-        names = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("hostname ")]
-        return names[0] if names else config.remote.host
+            names = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("hostname ")]
+            self._host = names[0] if names else self._host
 
     # ---- while it goes on
 

@@ -10,52 +10,32 @@ from __future__ import annotations
 import os
 
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import is_loopback
-from mproxy.io.bind import open_udp
 from mproxy.io.stdio import open_stdio
-from mproxy.programs.awaited import MOST_STRANGERS, AwaitedDelivery
 from mproxy.programs.copy_places import at_home, find_landing, find_paths, make_directory_of, without_dots
 from mproxy.programs.copy_words import MOST_REQUEST_BYTES, VERSION, pack_answer
-from mproxy.programs.delivery import DeliveryObserver
 from mproxy.programs.packet_pipe import PacketPipe
 from mproxy.programs.recv import Recv
-from mproxy.programs.send import check_names
 from mproxy.programs.started import free_udp_port
-from mproxy.programs.thrift import Thrift
-from mproxy.programs.transfer import show_name, with_packet_size
 from mproxy.programs.transfer_config import TransferConfig
 from mproxy.service.exit import USAGE, complain
 from mproxy.service.run import Program, run_program
 from mproxy.transfer import zstd
-from mproxy.transfer.deletion_out import NOT_ALL_FOUND, Deletion, DeletionObserver
-from mproxy.transfer.messages import FileKind
-from mproxy.transfer.walk import find_sources
-from mproxy.transfer.workers import Workers
-from mproxy.transport._datagram_endpoint import DatagramEndpoint
-from mproxy.transport._packet import EndCode
 from mproxy.transport.datagram_config import DatagramConfig
-from mproxy.transport.one_time import OneTimeKeying
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
     from mproxy.io._loop import Loop
+    from mproxy.programs.copy_source import Sending
     from mproxy.service.control import Command
     from mproxy.service.log import Log
-    from mproxy.transfer.deletion_out import Surplus
-    from mproxy.transfer.source_file import SourceFile
 
 PROGRAM = "mproxy copy"
 
 # How often to look whether anything is left to do without ssh.
 LOOK_US = 500_000
-
-# At the end: how long the engine may answer the last repetitions.
-LAST_WORDS_US, LAST_LOOK_US = 5_000_000, 5_000
-
-MOST_NAMED = 1000  # of what is left out
 
 
 class CopyRequest:
@@ -124,6 +104,7 @@ def _configure(request: CopyRequest) -> TransferConfig:
     if request.target is None:
         paths = find_paths(request.paths)
         if request.renamed is None:
+            from mproxy.programs.send import check_names
             paths = without_dots(paths)
             check_names(paths)
         elif len(paths) > 1:
@@ -147,6 +128,7 @@ class OtherEnd(Program):
         self._pipe: PacketPipe | None = None
         self._program: Recv | Sending
         if request.target is None:
+            from mproxy.programs.copy_source import Sending  # only here: each of the halves takes a while to import
             self._program = Sending(config, log, loop, request.dry_run, self._found)
         else:
             self._program = Recv(config.replace(port=free_udp_port()), log, loop, program=PROGRAM)
@@ -200,97 +182,3 @@ class OtherEnd(Program):
 
     def shut_down(self, signal_name: str) -> None:
         self._program.shut_down(signal_name)
-
-
-class Agreement(DeletionObserver):
-    """--delete of what is copied from here: the other end asks."""
-
-    def on_surplus(self, surplus: Sequence[Surplus], answer: Callable[[bool], object]) -> None:
-        answer(True)
-
-
-class Sending(Program, DeliveryObserver):
-    """Sends to the one that dials and has the key. `on_found(answer)` is told what there is to send."""
-
-    _workers: Workers
-    _endpoint: DatagramEndpoint
-
-    def __init__(self, config: TransferConfig, log: Log, loop: Loop, dry_run: bool,
-                 on_found: Callable[[dict[str, Any]], object]) -> None:
-        self.exit_status = 1
-        self._config, self._log, self._loop = config, log, loop
-        self._dry_run = dry_run
-        self._on_found = on_found
-        self._left_out: list[tuple[str, str]] = []
-        self._not_found = False  # something that should be there
-        self._delivery = AwaitedDelivery(loop, self._make_keying, self, Thrift(config, loop))
-
-    def _make_keying(self) -> OneTimeKeying:
-        assert self._config.secret is not None
-        return OneTimeKeying(self._config.secret, False)
-
-    @property
-    def peer(self) -> tuple[str, int] | None:
-        """Where the receiver is; None while there is none."""
-        return self._delivery.peer
-
-    def start(self) -> None:
-        self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
-        config = self._config
-        self._workers.submit(
-            lambda: find_sources(config.paths, self._leave_out, config.links, config.rules, config.update,
-                                 config.xattrs, config.renamed), self._were_found)
-
-    def _leave_out(self, path: str, why: str | OSError) -> None:
-        self._not_found = self._not_found or not isinstance(why, str)
-        self._left_out.append((show_name(os.fsencode(path)), why if isinstance(why, str) else why.strerror or ""))
-
-    def _were_found(self, sources: list[SourceFile] | None, error: Exception | None) -> None:
-        if sources is None:
-            if not isinstance(error, (MproxyError, OSError)):
-                raise error or AssertionError
-            self._on_found({"error": str(error), "status": 1})
-            return
-        answer: dict[str, Any] = {"left_out": self._left_out[:MOST_NAMED], "left_out_count": len(self._left_out)}
-        if self._dry_run:
-            answer["names"] = [(show_name(source.name), source.kind.name.lower(), source.expected_bytes)
-                               for source in sources]
-        deletion = Deletion(sources, self._config.rules, Agreement()) if self._config.delete else None
-        if deletion is not None and self._not_found:
-            deletion.spoil(NOT_ALL_FOUND)
-        if self._dry_run:
-            sources = []
-        if not self._dry_run or deletion is not None:
-            answer["port"] = self._listen()
-            answer["bytes"] = sum(source.expected_bytes for source in sources if source.kind == FileKind.FILE)
-            self._delivery.start(sources, (), self._workers, deletion)
-        self._on_found(answer)
-
-    def _listen(self) -> int:
-        with open_udp(None, free_udp_port()) as own:
-            datagram = with_packet_size(self._config.datagram, _is_same_host())
-            self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram, self._delivery, most=MOST_STRANGERS)
-            port: int = own.getsockname()[1]
-        return port
-
-    def on_finished(self, error: str | None, code: int) -> None:
-        self.exit_status = 0 if error is None else 1
-        self._leave()
-
-    def _leave(self, left_us: int = LAST_WORDS_US) -> None:
-        if self._endpoint.count and left_us > 0:
-            self._loop.call_later(LAST_LOOK_US, lambda: self._leave(left_us - LAST_LOOK_US))
-        else:
-            self._loop.stop()
-
-    def shut_down(self, signal_name: str) -> None:
-        if self._delivery.peer is None:
-            self._loop.stop()
-        else:
-            self._delivery.give_up(EndCode.STOPPED, f"the sender was interrupted by {signal_name}")
-
-
-def _is_same_host() -> bool:
-    """Whether ssh has come from this very host, where packets may be large."""
-    seen = os.environ.get("SSH_CONNECTION", "").split()
-    return len(seen) == 4 and is_loopback(seen[0])

@@ -15,7 +15,7 @@ Standard input that has been read cannot be sent again: then there is only the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
@@ -25,6 +25,7 @@ from mproxy.programs.reach import Reach
 from mproxy.programs.sounding import Sounding
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.sender import FileSender, SendObserver
+from mproxy.transfer.source_queue import SourceQueue
 from mproxy.transfer.workers import Workers
 from mproxy.transport._packet import EndCode
 
@@ -80,9 +81,12 @@ class Delivery(SendObserver):
         self._silence_us = silence_us
         self._thrift = thrift
         self._asker: Workers | None = None  # the worker that looks names up
-        self._sources: list[SourceFile] = []
+        self._sources = SourceQueue()
         self._deletion: Deletion | None = None
-        self._known: set[SourceFile] = set()  # those whose outcome was told
+        self._left: list[SourceFile] = []  # what the last connection, once it is over, has left unsettled
+        self._first: SourceFile | None = None  # what it announced first
+        self._again: list[SourceFile] = []  # what has arrived and would be announced again over another connection
+        self._known: set[SourceFile] = set()  # of what was taken: those whose outcome was told
         self._reach: Reach | None = None
         self._sounding: Sounding | None = None
         self._reach_at = self._pause_until = 0  # when the round of dialling began, and until when there is no other
@@ -97,16 +101,17 @@ class Delivery(SendObserver):
         self._ended: dict[str, int] = {}  # statistics of connections that are over
         self._sent_bytes = self._saved_bytes = 0
         self.takes_codings = thrift.codings  # of those that we may use, as far as is known
-        self._done_before = 0  # bytes of files that were settled over connections before this one
+        self._settled_bytes = 0  # of files that were settled over this connection
+        self._done_before = 0  # and over those before it
         self._done_last = 0  # bytes of files over the last connection, once it is over
         self.takes_attributes = True  # of files, as far as is known
         self.kept_bytes = 0  # that the receiver had at the beginning
 
-    def start(self, sources: Iterable[SourceFile], addresses: Sequence[Address], readers: Workers,
+    def start(self, sources: SourceQueue, addresses: Sequence[Address], readers: Workers,
               deletion: Deletion | None = None) -> None:
         """Dial. `readers` are Workers."""
         self._deletion = deletion
-        self._sources, self._readers = list(sources), readers
+        self._sources, self._readers = sources, readers
         self._heard_at = self._loop.now()
         self._dial(addresses)
         self._look_later()
@@ -230,12 +235,15 @@ class Delivery(SendObserver):
         """Whether there is time left and everything can be sent again."""
         return at - self._heard_at < self._silence_us and bool(self._ended) and not self._is_spent()
 
+    @property
+    def _unsettled(self) -> list[SourceFile]:
+        return self._sender.unsettled if self._sender is not None else self._left
+
     def _is_settled(self) -> bool:
-        return all(source.outcome is not None for source in self._sources) and (
-            self._deletion is None or self._deletion.is_over)
+        return self._sources.ended and not self._unsettled and (self._deletion is None or self._deletion.is_over)
 
     def _is_spent(self) -> bool:
-        return any(source.is_spent for source in self._sources if source.outcome is None)
+        return any(source.is_spent for source in self._unsettled)
 
     def _look(self) -> None:
         if self._over:
@@ -290,32 +298,35 @@ class Delivery(SendObserver):
         if self._sender is not None:
             self._drop(self._sender)
             self._sender.give_up(OVERTAKEN, "reconnected")
-        self._sources = self._sources_again()
+        again = self._take_again()
+        self._sources.put_back(again)
         self._sender = sender
         self._silent, self._why = False, None
         self._observer.on_trouble("dialled-anew", peer=format_host_port(*sender.link.peer),
-                                  files=counted(len(self._sources), "file"))
+                                  files=counted(len(again), "file"))
         sender.start(self._sources, self._deletion)
 
-    def _sources_again(self) -> list[SourceFile]:
-        """What has not arrived. A receiver recognises a returning sender by the first thing it announces, so that is
-        announced again, although the outcome is known. So are directories."""
-        left = [source for source in self._sources if source.outcome is None or self._is_announced_again(source)]
-        self._done_before += sum(source.size for source in self._sources if source.outcome is not None)
+    def _take_again(self) -> list[SourceFile]:
+        """What was taken before and has not arrived. A receiver recognises a returning sender by the first thing it
+        announces, so that is announced again, although the outcome is known. So are directories, which get their times
+        when everything in them has arrived."""
+        left = sorted(self._again + self._left, key=lambda source: source is not self._first)
         again = [source.again() for source in left]
         self._known = {one for one, source in zip(again, left, strict=True)
                        if source.outcome is not None or source in self._known}
-        self._done_before -= sum(source.size for source in left if source.outcome is not None)
+        self._done_before += self._settled_bytes - sum(source.size for source in self._again)
+        self._settled_bytes, self._left, self._again = 0, [], []
         return again
 
-    def _is_announced_again(self, source: SourceFile) -> bool:
-        """The source by which the receiver recognises us; and directories, which get their times when everything in
-        them has arrived."""
-        return source.outcome is not None and source.outcome.code == Result.DONE and source.path is not None and (
-            source is self._sources[0] or source.kind == FileKind.DIRECTORY)
-
-    def on_file(self, source: SourceFile) -> None:
-        if source not in self._known:
+    def on_file(self, sender: FileSender, source: SourceFile) -> None:
+        self._settled_bytes += source.size
+        outcome = source.outcome
+        if outcome is not None and outcome.code == Result.DONE and source.path is not None and (
+                source is sender.first or source.kind == FileKind.DIRECTORY):
+            self._again.append(source)
+        if source in self._known:
+            self._known.remove(source)
+        else:
             self._observer.on_file(source)
 
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
@@ -340,6 +351,7 @@ class Delivery(SendObserver):
         """It no longer carries anything."""
         if not self._ended:
             self.kept_bytes = sender.kept_bytes
+        self._left, self._first = sender.unsettled, sender.first
         self._heard_at = sender.link.heard_us
         self.takes_attributes = sender.takes_attributes
         self.takes_codings = sender.takes_codings

@@ -23,14 +23,14 @@ class Progress:
     def __init__(self, loop: Loop, log: Log, quiet: bool) -> None:
         self._loop, self._log = loop, log
         self._wanted = not quiet and os.isatty(2)
-        self._total: int | None = None
+        self._total: Callable[[], int | None] = _unknown
         self._done: Callable[[], int] | None = None
         self._lost: Callable[[], int] = int
         self._marks: deque[tuple[int, int]] = deque(maxlen=RATE_OVER_LOOKS)  # (when, bytes)
         self._shown = 0  # columns taken
 
-    def start(self, total: int | None, done: Callable[[], int], lost: Callable[[], int]) -> None:
-        """Draw from now on. `total` is in bytes; None: unknown. `done()` and `lost()` give bytes and packets."""
+    def start(self, total: Callable[[], int | None], done: Callable[[], int], lost: Callable[[], int]) -> None:
+        """Draw from now on. `total()` and `done()` give bytes, None for unknown, and `lost()` packets."""
         if not self._wanted:
             return
         self._total, self._done, self._lost = total, done, lost
@@ -65,7 +65,7 @@ class Progress:
         self._marks.append((self._loop.now(), done))
         (since, before), (now, _) = self._marks[0], self._marks[-1]
         rate = (done - before) * 1e6 / (now - since) if now > since else 0.0
-        text = describe(done, self._total, rate, self._lost())[:_columns() - 1]
+        text = describe(done, self._total(), rate, self._lost())[:_columns() - 1]
         _write("\r" + text + " " * max(0, self._shown - len(text)))
         self._shown = max(self._shown, len(text))
 
@@ -101,6 +101,10 @@ def show_time(seconds: float) -> str:
     if seconds < 86400:
         return f"{seconds // 3600}h{seconds // 60 % 60:02d}m"
     return f"{seconds // 86400}d"
+
+
+def _unknown() -> None:
+    """Nobody knows."""
 
 
 def _columns() -> int:

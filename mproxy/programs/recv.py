@@ -27,6 +27,7 @@ from mproxy.policy.network import NetworkWatch
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.reach import Reach
 from mproxy.programs.transfer import (
+    PARTIAL,
     STATUS_OF_END,
     WRONG_CODE,
     add_common,
@@ -48,7 +49,8 @@ from mproxy.transfer.allowance import Allowance
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.file_names import current_umask
 from mproxy.transfer.messages import MOST_AHEAD, FileKind, Result
-from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
+from mproxy.transfer.receive_observer import ReceiveObserver
+from mproxy.transfer.receiver import FileReceiver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
@@ -268,8 +270,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._served: tuple[bytes, bytes] | None = None
         # The only sender that may send: with --once, or while its file goes to standard output.
         self._taken: FileReceiver | None = None
-        self._leaving = False
-        self._leave_us = LEAVE_WITHIN_US
+        self._leaving, self._leave_us = False, LEAVE_WITHIN_US
         # After a signal: until when the senders are told.
         self._farewell_us: int | None = None
         self._allowance = Allowance(files_each(config.senders))
@@ -486,6 +487,12 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         elif code != Result.DONE:
             self._log.warning("not-received", file=name, peer=peer, why=text)
 
+    def on_left_out(self, receiver: FileReceiver, name: bytes, why: str) -> None:
+        """Only who has asked for the files wants to know; otherwise the sender's user is told."""
+        if self._look_up is not None:
+            self._worst = self._worst or PARTIAL
+            self._log.warning("left-out", file=show_name(name) if name else "...", why=why)
+
     def on_finished(self, receiver: FileReceiver, error: str | None, code: int) -> None:
         if receiver.closing:
             self._closing.append(receiver)
@@ -569,7 +576,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     def _say_transfer(self, item: tuple[FileReceiver, tuple[str, int]]) -> dict[str, Any]:
         receiver, peer = item
-        return transfer_facts(say_address(peer), receiver.received_bytes, receiver.kept_bytes, None,
+        return transfer_facts(say_address(peer), receiver.received_bytes, receiver.kept_bytes, receiver.total_bytes,
                               self._loop.now() - self._began.get(receiver, 0))
 
     def shut_down(self, signal_name: str) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
@@ -15,6 +16,7 @@ from mproxy.policy.network import NetworkWatch
 from mproxy.programs.awaited import MOST_STRANGERS, AwaitedDelivery
 from mproxy.programs.deleting import Deleting, check_deletion
 from mproxy.programs.delivery import Delivery, DeliveryObserver
+from mproxy.programs.early_search import begin_search
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
 from mproxy.programs.started import free_udp_port
@@ -41,7 +43,8 @@ from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.deletion_out import NOT_ALL_FOUND, Deletion
 from mproxy.transfer.messages import FileKind, Result
-from mproxy.transfer.walk import find_sources, name_of
+from mproxy.transfer.source_queue import SourceQueue
+from mproxy.transfer.walk import check_named, name_of
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
@@ -61,8 +64,6 @@ if TYPE_CHECKING:
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transport.code_keying import Code
     from mproxy.transport.datagram_config import DatagramConfig
-    # What to send, what was left out and why, and where the receiver may be.
-    Prepared = tuple[list[SourceFile], list[tuple[str, str | OSError]], list[Address]]
 
 _UNSEALED = ("{}without keys anyone on the path can read and change what is sent; use --key or --own-key, here and at"
              " the receiver")
@@ -179,7 +180,7 @@ class Send(Program, DeliveryObserver):
         self._look_up, self._program, self._search = look_up, program, search
         self._config, self._log, self._loop = config, log, loop
         self._started_at = self._began_at = loop.now()
-        self._total: int | None = None  # bytes of all files; None: unknown
+        self._sources: SourceQueue | None = None  # once they are looked for
         self._delivery: Delivery | AwaitedDelivery | None = None
         self._network: NetworkWatch | None = None
         self._progress = Progress(loop, log, config.quiet)
@@ -190,6 +191,7 @@ class Send(Program, DeliveryObserver):
         self._watch = Stopwatch()
         self._thrift = Thrift(config, loop)
         self._deleting: Deleting | None = None
+        self._deletion: Deletion | None = None
         self._is_quiet = not config.json and not log.writes_info  # what has arrived is not named
 
     def start(self) -> None:
@@ -205,40 +207,28 @@ class Send(Program, DeliveryObserver):
         def look_up() -> list[Address]:
             return self._look_up(family) if self._look_up else find_addresses(config.host, config.port, family)
 
-        def prepare() -> Prepared:
-            left_out: list[tuple[str, str | OSError]] = []
+        def prepare() -> list[Address]:
+            check_named(config.paths)
+            return [] if (config.dry_run and not config.delete) or config.code else look_up()
 
-            def leave_out(path: str, why: str | OSError) -> None:
-                left_out.append((path, why))
-            if self._search is not None and self._search.serves(config.paths, config.renamed):
-                sources = self._search.find(leave_out, config.renamed)
-            else:
-                sources = find_sources(config.paths, leave_out, config.links, config.rules, config.update,
-                                       config.xattrs, config.renamed)
-            return sources, left_out, [] if (config.dry_run and not config.delete) or config.code else look_up()
+        self._workers.submit(prepare, lambda addresses, error: self._prepared(own, look_up, addresses, error))
 
-        self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
-
-    def _prepared(self, own: socket.socket, look_up: Callable[[], list[Address]], found: Prepared,
+    def _prepared(self, own: socket.socket, look_up: Callable[[], list[Address]], addresses: list[Address] | None,
                   error: Exception | None) -> None:
-        """The files are known: connect to the receiver."""
+        """What was named is there: look for what is in it, and connect to the receiver."""
         config = self._config
         with own:
             if self._finished:
                 return
-            if error is not None:
-                self._fail(error)
+            if addresses is None:
+                self._fail(error or AssertionError())
                 return
-            sources, left_out, addresses = found
-            for path, why in left_out:
-                self._left_out(path, why)
-            if config.dry_run:
-                self._list(sources)
-                if not config.delete:
-                    self._finished = True
-                    self.exit_status = self._worst
-                    self._loop.stop()
-                    return
+            self._deletion = self._plan_deletion() if config.delete else None
+            sources = self._sources = self._find()
+            if config.dry_run and not config.delete:
+                sources.on_more = partial(self._list, sources)
+                sources.on_more()
+                return
             try:
                 delivery = self._delivery = self._await(config.code, own) if config.code else Delivery(
                     self._loop, self._open(own, addresses), config.host, config.port, look_up,
@@ -246,18 +236,31 @@ class Send(Program, DeliveryObserver):
             except MproxyError as refusal:
                 self._fail(refusal)
                 return
-        self._began_at, self._total = self._loop.now(), _total_of(sources)
-        self._progress.start(self._total, lambda: delivery.done_bytes, lambda: delivery.statistics.get("lost", 0))
-        deletion = self._plan_deletion(sources, left_out) if config.delete else None
-        delivery.start(() if config.dry_run else sources, addresses, self._workers, deletion)
+        if config.dry_run:
+            sources.on_more = partial(self._list, sources, partial(delivery.start, SourceQueue(), addresses,
+                                                                   self._workers, self._deletion))
+            sources.on_more()
+            return
+        self._began_at = self._loop.now()
+        self._progress.start(lambda: sources.total_bytes, lambda: delivery.done_bytes,
+                             lambda: delivery.statistics.get("lost", 0))
+        delivery.start(sources, addresses, self._workers, self._deletion)
 
-    def _plan_deletion(self, sources: Sequence[SourceFile], left_out: Sequence[tuple[str, str | OSError]]) -> Deletion:
+    def _plan_deletion(self) -> Deletion:
         config = self._config
         self._deleting = Deleting(config, self._log, self._loop, config.host or "the other host", self._progress.close)
-        deletion = Deletion(sources, config.rules, self._deleting)
-        if not all(isinstance(why, str) for _path, why in left_out):
-            deletion.spoil(NOT_ALL_FOUND)
-        return deletion
+        return Deletion((), config.rules, self._deleting)
+
+    def _find(self) -> SourceQueue:
+        """Begin to look for everything that is to be sent, unless that has begun."""
+        config = self._config
+        if self._search is not None and self._search.serves(config):
+            sources = self._search.sources(config.renamed)
+        else:
+            sources = SourceQueue(search=begin_search(self._loop, config, config.paths, config.renamed))
+        sources.on_left_out = self._left_out
+        sources.tell_left_out()
+        return sources
 
     def _open(self, own: socket.socket, addresses: Sequence[Address]) -> DatagramEndpoint:
         config = self._config
@@ -308,18 +311,31 @@ class Send(Program, DeliveryObserver):
         self._complain(error)
         self._loop.stop()
 
-    def _list(self, sources: Sequence[SourceFile]) -> None:
-        """--dry-run: what would be sent."""
-        for source in sources:
+    def _list(self, sources: SourceQueue, then: Callable[[], object] | None = None) -> None:
+        """--dry-run: what would be sent, as far as it was found; `then`: what to do at the end of it."""
+        while (source := sources.take(True)) is not None:
+            if self._deletion is not None:
+                self._deletion.add(source)
             name = show_name(source.name)
             if self._config.json:
                 self._write({"file": name, "kind": source.kind.name.lower(), "bytes": source.expected_bytes})
             else:
                 self._progress.clear()
                 print(name + "/" * (source.kind == FileKind.DIRECTORY))
+        if not sources.ended or self._finished:
+            return
+        sources.on_more = lambda: None
+        if then is not None:
+            then()
+            return
+        self._finished = True
+        self.exit_status = self._worst
+        self._loop.stop()
 
     def _left_out(self, path: str, why: str | OSError) -> None:
         self._worst = self._worst or PARTIAL
+        if self._deletion is not None and not isinstance(why, str):
+            self._deletion.spoil(NOT_ALL_FOUND)
         self._log.warning("left-out", file=show_name(os.fsencode(path)),
                           why=why if isinstance(why, str) else why.strerror)
 
@@ -361,6 +377,8 @@ class Send(Program, DeliveryObserver):
         config, delivery = self._config, self._delivery
         assert delivery is not None
         self._finished = True
+        if self._sources is not None:
+            self._sources.tell_left_out()
         if config.xattrs and not delivery.takes_attributes:
             self._worst = self._worst or PARTIAL
             self._log.warning("xattrs-left-out", why="the receiver was started without --xattrs")
@@ -403,7 +421,8 @@ class Send(Program, DeliveryObserver):
         transfers = []
         if delivery is not None:
             transfers.append(transfer_facts(to, delivery.sent_bytes, delivery.done_bytes - delivery.sent_bytes,
-                                            self._total, self._loop.now() - self._began_at))
+                                            self._sources.total_bytes if self._sources is not None else None,
+                                            self._loop.now() - self._began_at))
         reply(parts_of(facts, "transfers", transfers))
 
     @property
@@ -445,16 +464,6 @@ class Send(Program, DeliveryObserver):
         write_line(data)
 
 
-def _total_of(sources: Sequence[SourceFile]) -> int | None:
-    """Bytes of files; None: unknown, as before a pipe has ended."""
-    if any(source.kind == FileKind.PIPE for source in sources):
-        return None
-    return sum(source.expected_bytes for source in sources)
-
-
 def main(argv: list[str] | None = None) -> int:
     """`mproxy send`; the exit status."""
-    status = run_program("mproxy send", parse_send, Send, argv)
-    if status > INTERRUPTED_BY:
-        os._exit(status)  # at once: taking the list of a large directory apart would take as long as making it
-    return status
+    return run_program("mproxy send", parse_send, Send, argv)

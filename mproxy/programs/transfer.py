@@ -12,7 +12,6 @@ from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_name, parse_rate
 from mproxy.policy.resolver import interleave, look_up_host, numeric_address
 from mproxy.programs.transfer_config import TransferConfig
-from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.transfer.messages import Result
 from mproxy.transfer.selection import Selection
 from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode
@@ -47,6 +46,7 @@ def with_result(status: int, code: Result) -> int:
 def add_common(parser: OneLineParser) -> None:
     """Options of both programs."""
     group = parser.add_argument_group("connection")
+    from mproxy.programs.transfer_keys import add_key_options  # `mproxy copy` needs none of it before ssh runs
     add_key_options(parser, group)
     add_path_options(parser, group)
     group = parser.add_argument_group("output")
@@ -116,6 +116,7 @@ def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferCon
     """The TransferConfig of options by their command line names; `own_key` is the file of --own-key, `values` are
     finished settings."""
     datagram = take_datagram(given)
+    from mproxy.programs.transfer_keys import take_key
     key = take_key(given, own_key)
     peers = tuple(given.pop("peer", ()))
     if values.get("code") and (key or peers):

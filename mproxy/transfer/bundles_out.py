@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 MOST_READING = 4  # bundles that are being read, or wait to be sent
 
+# Sources that may be on their way or unanswered: what is kept of them takes memory. 16 MB of files of 1 KB.
+MOST_UNANSWERED = 16384
+
 _NO_ROOT = bytes(DIGEST_BYTES)
 
 
@@ -77,6 +80,7 @@ class OutgoingBundles:
         self._unanswered: deque[_OutgoingBundle] = deque()
         self._wanted: deque[tuple[int, SourceFile]] = deque()  # that the receiver has asked for
         self._fresh: set[bytes] = set()  # directories in which the receiver has nothing but what was sent
+        self._unanswered_items = 0
         self.made = self.sent = 0  # bundles that were handed to a worker, and to the connection
 
     # ---- what is put into them
@@ -97,7 +101,7 @@ class OutgoingBundles:
     @property
     def has_room(self) -> bool:
         """Whether another source may be added."""
-        return len(self._reading) < MOST_READING
+        return len(self._reading) < MOST_READING and self._unanswered_items < MOST_UNANSWERED
 
     def note_made(self, name: bytes) -> None:
         """The receiver has made this directory now."""
@@ -159,6 +163,7 @@ class OutgoingBundles:
             self._host.on_alone(index, source)
         if bundle.items:
             self._unanswered.append(bundle)
+            self._unanswered_items += len(bundle.items)
         return message or b"", bundle.moved_bytes
 
     # ---- answers
@@ -168,6 +173,7 @@ class OutgoingBundles:
         if not self._unanswered:
             raise bad("the receiver answered a bundle that was not sent")
         bundle = self._unanswered.popleft()
+        self._unanswered_items -= len(bundle.items)
         if len(answers.codes) != len(bundle.items) or max(answers.codes) > max(BundleAnswer):
             raise bad("the receiver's answer does not fit the bundle")
         for (index, source, with_data), digest, code in zip(bundle.items, bundle.roots, answers.codes, strict=True):

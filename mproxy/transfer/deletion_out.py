@@ -63,7 +63,9 @@ class Deletion:
     """What one delivery deletes, over however many connections. `rules`: of --exclude and --include."""
 
     def __init__(self, sources: Iterable[SourceFile], rules: Iterable[Rule], observer: DeletionObserver) -> None:
-        self.directories = [source for source in sources if source.kind == FileKind.DIRECTORY]
+        self._directories: dict[bytes, SourceFile] = {}
+        for source in sources:
+            self.add(source)
         self.selection = Selection(rules)
         self.observer = observer
         self.is_over = False
@@ -73,8 +75,19 @@ class Deletion:
         """Nothing must be deleted: not everything was found, or has arrived."""
         self._spoilt = self._spoilt or why
 
+    @property
+    def directories(self) -> list[SourceFile]:
+        """In which something may be deleted, from the top down."""
+        return list(self._directories.values())
+
+    def add(self, source: SourceFile) -> None:
+        """Of a directory: something may be deleted in it."""
+        if source.kind is FileKind.DIRECTORY:
+            self._directories.setdefault(source.name, source)
+
     def note(self, source: SourceFile) -> None:
         """How it went with a source."""
+        self.add(source)
         if source.outcome is not None and source.outcome.code != Result.DONE:
             self.spoil("not everything has arrived")
 

@@ -17,6 +17,8 @@
                                                       EXTRA {flags, first number, names} ...
     REMOVE {flags, ranges of numbers} ...
                                                       REMOVED {how many, how many not, why not}
+    LEFT_OUT {name, why}
+    TOTAL {bytes}
     BYE                                               BYE
 
 FILE messages go ahead of the data, as many as the receiver's HELLO allows, and AHEAD before it has come, so that small
@@ -41,6 +43,9 @@ KEEP to REMOVED are for a receiver whose HELLO says that it deletes, when everyt
 (mproxy.transfer.deletion_out): the sender names all that its directories hold, the receiver what is in them beyond
 that, and the sender which of these it does not leave alone. Each KEEP is answered by EXTRAs, the last of which says so.
 
+LEFT_OUT and TOTAL come at any time before BYE, if the receiver takes them: what of the source is not sent, and how much
+all of it is, once that is known.
+
 A RESULT of the sender in place of END says that the source has changed. A root of zeros in END means that the sender
 was asked for only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are
 big-endian. Every length is bounded before anything is allocated.
@@ -54,6 +59,12 @@ from collections import namedtuple
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer._rolling import KEY_BYTES, SUM_BYTES
+from mproxy.transfer.plain_messages import Answers as Answers
+from mproxy.transfer.plain_messages import Block as Block
+from mproxy.transfer.plain_messages import End as End
+from mproxy.transfer.plain_messages import Holes as Holes
+from mproxy.transfer.plain_messages import LeftOut as LeftOut
+from mproxy.transfer.plain_messages import Total as Total
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
 TYPE_CHECKING = False
@@ -63,7 +74,7 @@ if TYPE_CHECKING:
 
     # What `parse_payload` returns.
     Message: TypeAlias = ("ReceiverHello | File | Want | End | Outcome | Holes | Answers | SketchPart | Keep | Extra"
-                          " | Remove | Removed | None")
+                          " | Remove | Removed | LeftOut | Total | None")
 
 TRANSFER_VERSION = 2
 
@@ -105,6 +116,7 @@ _REMOVE = struct.Struct(">B3xI")  # flags, number of ranges
 _REMOVED = struct.Struct(">II")  # how many were removed, how many were not; then text
 _HOLES = struct.Struct(">III")  # index, first block, number of blocks
 _END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
+_TOTAL = struct.Struct(">Q")  # bytes
 _RESULT = struct.Struct(f">IB?2x{DIGEST_BYTES}s")  # index, code, made, root; then text
 
 
@@ -113,6 +125,7 @@ SPARSE, BY_TIME = 1, 2  # flags of a FILE
 # Abilities in a HELLO, each of its own: of a receiver, that it reads a coding, and of a sender, that it uses it.
 PACKED, REBUILT = 1, 2  # as codings of a CODED message: compressed; made of an older file
 DELETES = 4  # of a receiver: what the sender does not have
+NOTES = 8  # of a receiver: it takes LEFT_OUT and TOTAL
 
 # Flags of KEEP, EXTRA and REMOVE: this is the last one; KEEP: it goes on with the last directory of the one before;
 # EXTRA: it is the last that answers a KEEP.
@@ -136,6 +149,8 @@ class MessageType(enum.IntEnum):
     EXTRA = 14
     REMOVE = 15
     REMOVED = 16
+    LEFT_OUT = 17
+    TOTAL = 18
 
 
 class FileKind(enum.IntEnum):
@@ -168,9 +183,10 @@ _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, Me
                 MessageType.BYE: 0, MessageType.HOLES: _HOLES.size, MessageType.BUNDLE: BUNDLE.size,
                 MessageType.ANSWER: 1, MessageType.SKETCH: _SKETCH.size + SUM_BYTES, MessageType.CODED: CODED.size,
                 MessageType.KEEP: _KEEP.size, MessageType.EXTRA: _EXTRA.size, MessageType.REMOVE: _REMOVE.size,
-                MessageType.REMOVED: _REMOVED.size}
+                MessageType.REMOVED: _REMOVED.size, MessageType.LEFT_OUT: 1, MessageType.TOTAL: _TOTAL.size}
 _MOST_BYTES = {MessageType.BLOCK: BLOCK.size + LEAF_BYTES, MessageType.BUNDLE: BUNDLE.size + LEAF_BYTES,
-               MessageType.ANSWER: MOST_BUNDLE_ENTRIES, MessageType.CODED: CODED.size + LEAF_BYTES}
+               MessageType.ANSWER: MOST_BUNDLE_ENTRIES, MessageType.CODED: CODED.size + LEAF_BYTES,
+               MessageType.LEFT_OUT: MOST_NAME_BYTES + 1 + MOST_TEXT_BYTES, MessageType.TOTAL: _TOTAL.size}
 
 # What is followed by data that go into a buffer of their own; the message itself ends before them.
 WITH_BULK = {MessageType.BLOCK: BLOCK.size, MessageType.BUNDLE: BUNDLE.size, MessageType.CODED: CODED.size}
@@ -182,7 +198,7 @@ _SUMS_AT_ONCE = (MOST_CONTROL_BYTES - _SKETCH.size) // SUM_BYTES * SUM_BYTES
 class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes takes_attributes takes_bundles abilities",
                                defaults=(0,))):
     """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES, extended
-    attributes, and bundles; `abilities`: PACKED, REBUILT. Of a sender only these count."""
+    attributes, and bundles; `abilities`: PACKED, REBUILT, NOTES. Of a sender only these count."""
 
     __slots__ = ()
     ahead: int
@@ -236,18 +252,6 @@ class Want(namedtuple("Want", "index ranges")):
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, ranges: tuple[tuple[int, int], ...]) -> Self: ...
-
-
-class Block(namedtuple("Block", "index number digest")):
-    """What a BLOCK message says of its data."""
-
-    __slots__ = ()
-    index: int
-    number: int
-    digest: bytes
-
-    if TYPE_CHECKING:
-        def __new__(cls, index: int, number: int, digest: bytes) -> Self: ...
 
 
 class Coded(namedtuple("Coded", "index number digest coding length")):
@@ -336,40 +340,6 @@ class Bundle(namedtuple("Bundle", "count")):
         def __new__(cls, count: int) -> Self: ...
 
 
-class Answers(namedtuple("Answers", "codes")):
-    """An ANSWER message: a BundleAnswer for each entry of the oldest bundle that has none yet."""
-
-    __slots__ = ()
-    codes: bytes
-
-    if TYPE_CHECKING:
-        def __new__(cls, codes: bytes) -> Self: ...
-
-
-class Holes(namedtuple("Holes", "index first count")):
-    """A HOLES message."""
-
-    __slots__ = ()
-    index: int
-    first: int
-    count: int
-
-    if TYPE_CHECKING:
-        def __new__(cls, index: int, first: int, count: int) -> Self: ...
-
-
-class End(namedtuple("End", "index size root")):
-    """An END message."""
-
-    __slots__ = ()
-    index: int
-    size: int
-    root: bytes
-
-    if TYPE_CHECKING:
-        def __new__(cls, index: int, size: int, root: bytes) -> Self: ...
-
-
 class Outcome(namedtuple("Outcome", "index code root text made", defaults=(False,))):
     """A RESULT message. `made`: the directory was made now, so nothing is in it."""
 
@@ -441,8 +411,11 @@ def pack_whole(index: int, digest: bytes, data: bytes | bytearray, root: bytes) 
 
 def pack_result(index: int, code: Result, root: bytes = bytes(DIGEST_BYTES), text: str = "",
                 made: bool = False) -> bytes:
-    encoded = text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
-    return _pack(MessageType.RESULT, _RESULT.pack(index, code, made, root), encoded)
+    return _pack(MessageType.RESULT, _RESULT.pack(index, code, made, root), _text(text))
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
 
 
 def pack_keep(keep: Keep) -> bytes:
@@ -469,6 +442,14 @@ def pack_bundle(count: int, entries: bytes) -> bytes:
 
 def pack_answer(codes: bytes) -> bytes:
     return _pack(MessageType.ANSWER, codes)
+
+
+def pack_left_out(name: bytes, why: str) -> bytes:
+    return _pack(MessageType.LEFT_OUT, name[:MOST_NAME_BYTES], b"\0", _text(why))
+
+
+def pack_total(size: int) -> bytes:
+    return _pack(MessageType.TOTAL, _TOTAL.pack(min(size, MOST_SIZE)))
 
 
 def pack_bye() -> bytes:
@@ -587,6 +568,18 @@ def _parse_result(payload: bytes) -> Outcome:
     return Outcome(index, _RESULTS[code], root, payload[_RESULT.size:].decode("utf-8", "replace"), made)
 
 
+def _parse_left_out(payload: bytes) -> LeftOut:
+    name, _, why = payload.partition(b"\0")
+    return LeftOut(name, why.decode("utf-8", "replace"))
+
+
+def _parse_total(payload: bytes) -> Total:
+    total = Total(*_TOTAL.unpack(payload))
+    if total.size > MOST_SIZE:
+        raise bad("more bytes than any files can have")
+    return total
+
+
 def _parse_bye(payload: bytes) -> None:
     if payload:
         raise bad("a goodbye with a payload")
@@ -597,4 +590,5 @@ _PARSERS: dict[MessageType, Callable[[bytes], Message]] = {
     MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye,
     MessageType.HOLES: _parse_holes, MessageType.ANSWER: Answers,
     MessageType.SKETCH: _parse_sketch, MessageType.KEEP: lambda payload: Keep(payload[0], payload[_KEEP.size:]),
-    MessageType.EXTRA: _parse_extra, MessageType.REMOVE: _parse_remove, MessageType.REMOVED: _parse_removed}
+    MessageType.EXTRA: _parse_extra, MessageType.REMOVE: _parse_remove, MessageType.REMOVED: _parse_removed,
+    MessageType.LEFT_OUT: _parse_left_out, MessageType.TOTAL: _parse_total}

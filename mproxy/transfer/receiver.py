@@ -25,15 +25,18 @@ from mproxy.transfer.finishing import buffer_of, finish_all, finish_whole
 from mproxy.transfer.messages import (
     MOST_AHEAD,
     MOST_RANGES,
+    NOTES,
     Block,
     Bundle,
     Coded,
     End,
     File,
     FileKind,
+    LeftOut,
     MessageType,
     ReceiverHello,
     Result,
+    Total,
     bad,
 )
 from mproxy.transfer.partial import Busy, Cancelled
@@ -51,10 +54,10 @@ if TYPE_CHECKING:
     from mproxy.transfer.arriving import ArrivingFile
     from mproxy.transfer.bundle import BundleEntry
     from mproxy.transfer.conversation import Bulk
-    from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.finishing import Finishing, Written
     from mproxy.transfer.messages import Message
+    from mproxy.transfer.receive_observer import ReceiveObserver
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import KeyExchange
@@ -66,36 +69,6 @@ if TYPE_CHECKING:
 MOST_PENDING = MOST_RANGES + BUFFERS  # jobs of one file
 _ONE_BLOCK = ((0, 1),)
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
-
-class ReceiveObserver:
-    """Told of, and asked about, what a FileReceiver receives."""
-
-    def on_open(self, receiver: FileReceiver) -> None:
-        """A sender is there, with the keys."""
-
-    def on_first_file(self, receiver: FileReceiver) -> str | None:
-        """It has announced something. Returns why that is not accepted; None: it is."""
-        return None
-
-    def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
-        """The outcome of a file."""
-
-    def on_finished(self, receiver: FileReceiver, error: str | None, code: int) -> None:
-        """The connection is over; `error` None: all has arrived."""
-
-    def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
-        """Another transfer is writing that file, for the `looks`th time. True: `again` will be called later; False: the
-        file fails."""
-        return False
-
-    def on_surplus(self, receiver: FileReceiver, surplus: list[Surplus], answer: Callable[[bool], object]) -> None:
-        """The sender would have this deleted, which it does not have: call `answer`, now or later."""
-        answer(False)
-
-    def on_crowded(self, again: Callable[[], None]) -> None:
-        """Too many files are open here: call `again` later."""
-        raise NotImplementedError
 
 
 class FileReceiver(Conversation, BundlesInHost):
@@ -133,6 +106,7 @@ class FileReceiver(Conversation, BundlesInHost):
         self.messages = 0  # from the sender, not counting blocks
         self.received_bytes = 0  # of files
         self.kept_bytes = 0  # that were here already
+        self.total_bytes: int | None = None  # of all files, once the sender has said that
 
     # ---- of Conversation
 
@@ -143,7 +117,7 @@ class FileReceiver(Conversation, BundlesInHost):
     def _say_hello(self) -> None:
         self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes,
                                            self._destination.takes_attributes, self._destination.takes_bundles,
-                                           self._rebuilding.abilities | self._deletion.ability))
+                                           self._rebuilding.abilities | self._deletion.ability | NOTES))
 
     def _take_messages(self) -> None:
         with self._together:
@@ -172,6 +146,10 @@ class FileReceiver(Conversation, BundlesInHost):
         elif isinstance(message, ReceiverHello):
             if self._rebuilding.take_hello(message):
                 self._say_hello()
+        elif isinstance(message, LeftOut):
+            self._observer.on_left_out(self, message.name, message.why)
+        elif isinstance(message, Total):
+            self.total_bytes = message.size
         elif not self._deletion.takes(message):
             raise bad("the sender sent a message that only a receiver may send")
 

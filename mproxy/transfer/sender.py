@@ -22,6 +22,7 @@ from mproxy.transfer.deletion_out import OutgoingDeletion
 from mproxy.transfer.messages import (
     AHEAD,
     DELETES,
+    NOTES,
     PACKED,
     REBUILT,
     Answers,
@@ -38,6 +39,7 @@ from mproxy.transfer.messages import (
     bad,
 )
 from mproxy.transfer.source_file import UNKNOWN_ROOT, Changed
+from mproxy.transfer.source_queue import SourceQueue
 from mproxy.transfer.tree import LEAF_BYTES, block_count, leaf
 from mproxy.transfer.workers import Kind, Together, tried
 
@@ -69,7 +71,7 @@ class SendObserver:
     def on_open(self, sender: FileSender) -> None:
         """The receiver is there, with the keys."""
 
-    def on_file(self, source: SourceFile) -> None:
+    def on_file(self, sender: FileSender, source: SourceFile) -> None:
         """The outcome of a file is known."""
 
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
@@ -136,26 +138,30 @@ class FileSender(Conversation, BundlesOutHost):
         self.takes_codings = self._codings  # those of them that the receiver reads, as far as is known
         self._sketch_bytes = 0  # of all sources
         self._out = throttle or link
-        self._sources: list[SourceFile] = []
+        self._sources = SourceQueue()
+        self._taken: dict[int, SourceFile] = {}  # sources by their index, until they are settled
+        self.first: SourceFile | None = None  # what was announced first
+        self._count = 0  # of sources that were taken
+        self._taken_first_names = 0  # of `_taken`: those that are not another name of a file
         self._workers = workers
         self._observer = observer
         self._most_ahead = AHEAD  # files that may be announced and not settled
-        self._looked_at = 0  # sources that were announced, put into a bundle, or put aside
         self._announced: set[int] = set()  # by themselves, and not settled
         self._aside: deque[tuple[int, int]] = deque()  # index, and the bundles that go first
         self._bundles: OutgoingBundles | None = None  # once it is known that the receiver takes them
         self._announcing = False
         self._may_send_holes = False
+        self._takes_notes: bool | None = None  # whether the receiver wants to know what is said beside the files
+        self._notes: list[bytes] = []  # as long as that is not known
+        self._told_total = False
         self.takes_attributes = True  # until the receiver says that it does not
-        self._first_names = 0  # sources that are not another name of one before them; those are at the end
-        self._settled = 0
         self._deletion: Deletion | None = None
         self._deleting: OutgoingDeletion | None = None  # while it is going on
         self._takes_deletions: bool | None = None  # the receiver does; None: it has not said hello
         self._said_bye = False
         self._together = Together(workers)
         self._small = Kind(_read_all, self._was_read_whole)
-        self._wanted: deque[tuple[int, Iterator[int | range]]] = deque()  # index, block numbers
+        self._wanted: deque[tuple[int, SourceFile, Iterator[int | range]]] = deque()  # with its index, block numbers
         self._reading: deque[_Reading] = deque()  # in the order of sending
         self._spare: list[bytearray] = []  # buffers for blocks, kept because new ones would have to be cleared
         self._leaving: bytearray | None = None  # the buffer whose block is being copied into the connection's ring
@@ -169,13 +175,33 @@ class FileSender(Conversation, BundlesOutHost):
         """Bytes of files that have arrived or are on their way."""
         return self.sent_bytes + self.kept_bytes + self.hole_bytes + self.saved_bytes
 
-    def start(self, sources: list[SourceFile], deletion: Deletion | None = None) -> None:
+    @property
+    def unsettled(self) -> list[SourceFile]:
+        """What was taken of the sources, and has no outcome yet."""
+        return list(self._taken.values())
+
+    def start(self, sources: SourceQueue, deletion: Deletion | None = None) -> None:
         """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys.
         `deletion`: what comes last."""
         self._sources, self._deletion = sources, deletion
-        self._first_names = sum(1 for source in sources if not source.same_as)
+        sources.on_more = self._on_more
         self._out.send(messages.pack_hello(abilities=self._codings))
         self._announce()
+
+    def leave_out(self, name: bytes, why: str) -> None:
+        """Tell the receiver, if it understands that, what of the sources is not sent."""
+        self._note(messages.pack_left_out(name, why))
+
+    def _note(self, message: bytes) -> None:
+        if self._takes_notes is None:
+            self._notes.append(message)
+        elif self._takes_notes and not self._said_bye:
+            self._out.send(message)
+
+    def _on_more(self) -> None:
+        if not self.over:
+            self._announce()
+            self._send()
 
     # ---- of Conversation
 
@@ -193,10 +219,10 @@ class FileSender(Conversation, BundlesOutHost):
             source.check_wanted(message.ranges)
             if source.asked_again:
                 self._forget_sketch(source)
-                self._want(message.index, message.ranges)
+                self._want(message.index, source, message.ranges)
                 self._send()
                 return
-            self._want(message.index, ((0, block_count(source.size)),) if source.compared else message.ranges)
+            self._want(message.index, source, ((0, block_count(source.size)),) if source.compared else message.ranges)
             if source.kind == FileKind.FILE:
                 self.kept_bytes -= source.kept_bytes
                 source.kept_bytes = source.size - sum(
@@ -223,6 +249,10 @@ class FileSender(Conversation, BundlesOutHost):
             self.takes_attributes = message.takes_attributes
             self.takes_codings = self._codings & message.abilities
             self._takes_deletions = bool(message.abilities & DELETES)
+            self._takes_notes = bool(message.abilities & NOTES)
+            notes, self._notes = self._notes, []
+            for note in notes:
+                self._note(note)
             if message.takes_bundles and self._bundles is None:
                 self._bundles = OutgoingBundles(self, self._workers)
             self._announce()
@@ -239,12 +269,11 @@ class FileSender(Conversation, BundlesOutHost):
         self._send()
 
     def on_over(self, code: int, reason: str, local: bool) -> None:
-        for source in self._sources:
+        for source in self._taken.values():
             source.close()
         if self._deleting is not None:
             self._deleting.close()
-        done = code == 0 and self._settled == len(self._sources) and (
-            self._deletion is None or self._deletion.is_over)
+        done = code == 0 and self._is_done and (self._deletion is None or self._deletion.is_over)
         self._observer.on_over(self, None if done else reason or "the receiver closed the connection", code, local)
 
     # ---- inner
@@ -252,19 +281,22 @@ class FileSender(Conversation, BundlesOutHost):
     def _source_of(self, index: int) -> SourceFile:
         if index not in self._announced:
             raise bad("the receiver referred to a file that is not being transferred")
-        return self._sources[index]
+        return self._taken[index]
+
+    @property
+    def _is_done(self) -> bool:
+        return not self._taken and self._sources.ended
 
     # ---- announcing
 
     def _announce(self) -> None:
         """Announce sources, as far ahead as may be."""
-        if self._announcing:
+        if self._announcing or self.over or self._gave_up:
             return
         self._announcing = True
         if self._bundles is None:
-            while self._may_look() and self._may_announce():
-                self._looked_at += 1
-                if not self._announce_alone(self._looked_at - 1):
+            while self._may_announce() and (self._aside or self._take_aside()):
+                if not self._announce_alone(self._aside.popleft()[0]):
                     break
         else:
             self._fill_bundles(self._bundles)
@@ -272,9 +304,15 @@ class FileSender(Conversation, BundlesOutHost):
                 if not self._announce_alone(self._aside.popleft()[0]):
                     break
         self._announcing = False
-        if self._settled == len(self._sources) and not self._said_bye and not self._is_deleting():
+        total = self._sources.total_bytes
+        if total is not None and self._takes_notes and not self._told_total:
+            self._told_total = True
+            self._out.send(messages.pack_total(total))
+        if not self._said_bye and self._is_done and not self._is_deleting():
             self._said_bye = True
             self._out.send(messages.pack_bye())
+            if self._out is self.link:  # else it may still wait for its time
+                self.link.finish()  # one round trip less than after the receiver's goodbye
 
     def _is_deleting(self) -> bool:
         """Whether something is still to be deleted, which begins now if it has not; or the receiver's hello, which
@@ -295,14 +333,25 @@ class FileSender(Conversation, BundlesOutHost):
             raise bad("the receiver speaks of deleting, and nobody has asked for it")
         return self._deleting
 
-    def _may_look(self) -> bool:
-        """Whether the next source can be looked at; another name of a file when that one is there."""
-        if self._looked_at == len(self._sources):
-            return False
-        if self._bundles is not None and self._looked_at and self._sources[0].outcome is None and (
-                self._sources[0].kind == FileKind.DIRECTORY):
-            return False  # it decides whether the rest is sent or asked for
-        return not self._sources[self._looked_at].same_as or self._settled >= self._first_names
+    def _take(self) -> tuple[int, SourceFile] | None:
+        """The next source, with its index; None if there is none now."""
+        if self.first is not None and self.first.kind is FileKind.DIRECTORY and self.first.outcome is None:
+            return None  # it decides whether the rest is sent or asked for
+        source = self._sources.take(self._taken_first_names == 0)
+        if source is None:
+            return None
+        index, self._count = self._count, self._count + 1
+        self.first = self.first or source
+        self._taken[index] = source
+        self._taken_first_names += not source.same_as
+        return index, source
+
+    def _take_aside(self) -> bool:
+        """Whether there was one to be announced by itself."""
+        taken = self._take()
+        if taken is not None:
+            self._aside.append((taken[0], 0))
+        return taken is not None
 
     def _may_announce(self) -> bool:
         return len(self._announced) < self._most_ahead
@@ -310,10 +359,9 @@ class FileSender(Conversation, BundlesOutHost):
     def _fill_bundles(self, bundles: OutgoingBundles) -> None:
         """Put into bundles what there is room for, and aside what goes in none."""
         bundles.add_wanted()
-        while bundles.has_room and self._may_look() and len(self._aside) < self._most_ahead:
-            index, self._looked_at = self._looked_at, self._looked_at + 1
-            source = self._sources[index]
-            if bundles.takes(source):
+        while bundles.has_room and len(self._aside) < self._most_ahead and (taken := self._take()) is not None:
+            index, source = taken
+            if index > 0 and bundles.takes(source):  # by the first one a receiver knows whom it has
                 bundles.add(index, source)
             else:
                 self._aside.append((index, bundles.begun))
@@ -322,26 +370,21 @@ class FileSender(Conversation, BundlesOutHost):
     def _announce_alone(self, index: int) -> bool:
         """Announce a source by a FILE of its own. One that cannot be read is settled at once. False: too many files are
         open, and it is tried again when another one has ended."""
-        source = self._sources[index]
+        source = self._taken[index]
         try:
             message = source.open(index)
         except (OSError, MproxyError) as error:
             source.close()
             if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced:
-                self._try_later(index)
+                self._aside.appendleft((index, 0))
                 return False
-            self._settle(source, messages.Outcome(index, Result.UNREADABLE, UNKNOWN_ROOT,
-                                                  f"cannot read: {_why(error)}"))
+            why = f"cannot read: {_why(error)}"
+            self.leave_out(source.name, why)
+            self._settle(source, messages.Outcome(index, Result.UNREADABLE, UNKNOWN_ROOT, why))
             return True
         self._announced.add(index)
         self._out.send(messages.pack_file(message))
         return True
-
-    def _try_later(self, index: int) -> None:
-        if self._bundles is None:
-            self._looked_at -= 1
-        else:
-            self._aside.appendleft((index, 0))
 
     def _take_sketch(self, source: SourceFile, part: SketchPart) -> None:
         if not self.takes_codings & REBUILT:
@@ -361,10 +404,11 @@ class FileSender(Conversation, BundlesOutHost):
         self._forget_sketch(source)
         source.close()
         self._announced.discard(outcome.index)
-        self._settled += 1
+        del self._taken[outcome.index]
+        self._taken_first_names -= not source.same_as
         if self._deletion is not None:
             self._deletion.note(source)
-        self._observer.on_file(source)
+        self._observer.on_file(self, source)
         self._announce()
 
     # ---- bundles
@@ -400,16 +444,14 @@ class FileSender(Conversation, BundlesOutHost):
 
     # ---- blocks
 
-    def _want(self, index: int, ranges: Sequence[tuple[int, int]]) -> None:
-        source = self._sources[index]
+    def _want(self, index: int, source: SourceFile, ranges: Sequence[tuple[int, int]]) -> None:
         source.sparse = source.sparse and self._may_send_holes
-        self._wanted.append((index, source.pieces(ranges)))
+        self._wanted.append((index, source, source.pieces(ranges)))
 
     def _read(self) -> None:
         """Keep the workers busy."""
         while self._wanted:
-            index, numbers = self._wanted[0]
-            source = self._sources[index]
+            index, source, numbers = self._wanted[0]
             if len(self._reading) >= (SMALL_AHEAD if source.is_small else READ_AHEAD):
                 return
             if source.outcome is not None or source.failed:

@@ -101,6 +101,16 @@ def test_there_and_back(host):
     assert not [name for name in os.listdir(host.there) if "mproxy" in name]
 
 
+def test_what_the_other_end_cannot_read_is_named_here(host):
+    """Goal: copied from there, a file that cannot be read there is named, and the exit status says partial."""
+    here = host.home / "here"
+    here.mkdir()
+    done = host.copy("server:/proc/sys/net/ipv4/route", here)
+    assert done.returncode == 8, done.stderr
+    assert "left-out" in done.stderr and "route/flush" in done.stderr and "cannot read" in done.stderr
+    assert (here / "route").is_dir() and not (here / "route/flush").exists()
+
+
 def test_names_as_scp_has_them(host):
     """Goal: a directory takes what is copied; another target is its name; patterns, homes, spaces, several sources."""
     one, two = host.file("one", 10), host.file("two", 20)

@@ -159,12 +159,12 @@ def test_a_directory_that_cannot_be_read(transfer):
     script.write_text(f"""
 import os, sys
 from mproxy.programs.send import main
-listdir = os.listdir
+scandir = os.scandir
 def blind(path):
     if os.path.basename(path) == "bad":
         raise PermissionError(13, "Permission denied", path)
-    return listdir(path)
-os.listdir = blind
+    return scandir(path)
+os.scandir = blind
 sys.exit(main([{str(transfer.source / 'tree')!r}, "127.0.0.1", "{port}"]))
 """)
     sender = Program([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
@@ -470,9 +470,9 @@ from pathlib import Path
 from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.messages import FileKind
 from mproxy.programs.send import main
-import mproxy.programs.send as send
-send.find_sources = lambda *_arguments: [SourceFile({name!r}, FileKind.FILE, {str(path)!r}),
-                                         SourceFile(b"good", FileKind.FILE, {str(path)!r})]
+from mproxy.transfer.walk import Walk
+Walk.__iter__ = lambda self: iter([SourceFile({name!r}, FileKind.FILE, {str(path)!r}),
+                                   SourceFile(b"good", FileKind.FILE, {str(path)!r})])
 sys.exit(main(sys.argv[1:]))
 """)
     before = set(tmp_path.rglob("*"))

@@ -13,8 +13,6 @@ import pytest
 from lab import SLOWNESS_S, until
 from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, blocks_of, content
 
-from mproxy.programs import send
-
 SOURCE = {"PYTHONPATH": str(MPROXY_ROOT)}
 
 
@@ -148,16 +146,6 @@ def test_an_interruption_in_mid_transfer_ends_at_once_and_the_next_one_goes_on(t
     assert again.wait(MANY) == 0, str(again)
     assert json.loads(again.out.lines[-1][1])["kept"] >= 2 << 20
     assert (transfer.target / "f").read_bytes() == data
-
-
-def test_an_interrupted_sender_does_not_take_its_list_apart(monkeypatch):
-    """For a hundred thousand files that takes longer than anybody waits who has pressed Ctrl-C."""
-    ended = []
-    monkeypatch.setattr(send.os, "_exit", ended.append)
-    for status in (0, 1, 8, 130, 143):
-        monkeypatch.setattr(send, "run_program", lambda *_arguments, status=status: status)
-        assert send.main([]) == status
-    assert ended == [130, 143]
 
 
 def test_an_interruption_while_the_name_is_looked_up(transfer, tmp_path):

@@ -14,6 +14,7 @@ from mproxy.transfer import sender as sending
 from mproxy.transfer.messages import HEADER, FileKind, MessageType, Result, parse_payload
 from mproxy.transfer.sender import FileSender
 from mproxy.transfer.source_file import SourceFile
+from mproxy.transfer.source_queue import SourceQueue
 from mproxy.transfer.walk import find_sources
 
 
@@ -46,6 +47,9 @@ class SilentLink:
     def send(self, data):
         self.sent.append(bytes(data))
 
+    def finish(self):
+        """Nothing waits for it."""
+
 
 class Outcomes:
     """An observer of FileSender."""
@@ -53,14 +57,14 @@ class Outcomes:
     def __init__(self):
         self.files = []
 
-    def on_file(self, source):
+    def on_file(self, _sender, source):
         self.files.append((source.name, source.outcome.code, source.outcome.text))
 
 
 def test_any_number_of_files_that_cannot_be_opened_in_a_row(tmp_path):
     gone = [SourceFile(b"f%d" % number, FileKind.FILE, str(tmp_path / "gone")) for number in range(5000)]
     outcomes = Outcomes()
-    FileSender(SilentLink(), None, outcomes).start(gone)
+    FileSender(SilentLink(), None, outcomes).start(SourceQueue(gone))
     assert outcomes.files == [
         (source.name, Result.UNREADABLE, "cannot read: No such file or directory") for source in gone]
 
@@ -72,7 +76,7 @@ def test_any_time_that_a_file_can_have(tmp_path, seconds):
     os.utime(path, (seconds, seconds))
     source = SourceFile(b"f", FileKind.FILE, str(path))
     link = SilentLink()
-    FileSender(link, None, Outcomes()).start([source])
+    FileSender(link, None, Outcomes()).start(SourceQueue([source]))
     source.close()
     told = parse_payload(MessageType.FILE, link.sent[-1][HEADER.size:])
     assert told.mtime_ns == max(1 - (1 << 63), min(path.stat().st_mtime_ns, (1 << 63) - 1))
@@ -84,7 +88,7 @@ def test_a_name_longer_than_paths_are_costs_that_file_alone(tmp_path):
     sources = [SourceFile(b"n" * length, FileKind.FILE, str(tmp_path / "f")) for length in (4097, 4096)]
     outcomes = Outcomes()
     link = SilentLink()
-    FileSender(link, None, outcomes).start(sources)
+    FileSender(link, None, outcomes).start(SourceQueue(sources))
     assert outcomes.files == [(b"n" * 4097, Result.UNREADABLE, "cannot read: File name too long")]
     assert parse_payload(MessageType.FILE, link.sent[-1][HEADER.size:]).name == b"n" * 4096
     sources[1].close()
@@ -104,7 +108,7 @@ def test_out_of_descriptors_a_file_waits(tmp_path, monkeypatch):
     outcomes = Outcomes()
     sender = FileSender(SilentLink(), None, outcomes)
     monkeypatch.setattr(os, "open", scarce)
-    sender.start(sources)
+    sender.start(SourceQueue(sources))
     assert outcomes.files == []
     left[0] = 1
     sender.on_message(sending.MessageType.RESULT, sending.messages.Outcome(0, Result.DONE, bytes(32), ""))
@@ -128,8 +132,11 @@ def test_something_else_in_its_place_does_not_stop_us(tmp_path, becomes):
     else:
         path.mkdir()
     outcomes = Outcomes()
-    FileSender(SilentLink(), None, outcomes).start(sources)
-    (name, code, text), = outcomes.files
+    sender = FileSender(SilentLink(), None, outcomes)
+    sender.start(SourceQueue(sources))
+    assert outcomes.files == [], "whether the directory is new is not known yet"
+    sender.on_message(sending.MessageType.RESULT, sending.messages.Outcome(0, Result.DONE, bytes(32), ""))
+    (name, code, text), = outcomes.files[1:]
     assert (name, code) == (b"tree/f", Result.UNREADABLE)
     assert text == ("cannot read: it is now a symbolic link" if becomes == "link"
                     else "cannot read: it is no longer a regular file")

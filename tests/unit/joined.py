@@ -3,8 +3,10 @@
 from mproxy.transfer import messages
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.messages import HEADER, WITH_BULK, MessageType
-from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
+from mproxy.transfer.receive_observer import ReceiveObserver
+from mproxy.transfer.receiver import FileReceiver
 from mproxy.transfer.sender import FileSender, SendObserver
+from mproxy.transfer.source_queue import SourceQueue
 from mproxy.transfer.walk import find_sources
 from tests.unit.test_receiver import Threads
 
@@ -24,6 +26,7 @@ class JoinedLink:
         self.said = bytearray()
         self.bytes_out = {}  # kind -> bytes of such messages
         self.ended = None
+        self.finished = False
 
     def fill(self, buffer, least=None):
         self.wanted, self.least, self.filled = memoryview(buffer), least or len(buffer), 0
@@ -48,7 +51,12 @@ class JoinedLink:
                 self.other.handler.on_ended(self.other, code, self.ended, False)
 
     def finish(self):
-        if self.ended is None:
+        """As a connection does: it is over when both ends have finished, and all has arrived."""
+        self.finished = True
+
+    def end_if_done(self):
+        """The end of a connection that has done all that it was for."""
+        if self.ended is None and self.finished and self.other.finished and not self.arrived:
             self.ended = ""
             self.handler.on_ended(self, 0, "", True)
 
@@ -79,8 +87,8 @@ class Said(SendObserver, ReceiveObserver):
         answer(True)
 
     def on_file(self, *told):
-        source, *_rest = told
-        if not _rest:
+        _end, source, *rest = told
+        if not rest:
             self.outcomes[source.name] = source.outcome.code
 
     def on_over(self, _sender, error, _code, _local):
@@ -106,7 +114,7 @@ class Joined:
 
     def run(self, most=100_000):
         """Until nothing moves any more."""
-        self.sender.start(self.sources, self.deletion)
+        self.sender.start(SourceQueue(self.sources), self.deletion)
         self.receiver.on_established(self.receiving)
         self.sender.on_established(self.sending)
         for _ in range(most):
@@ -114,6 +122,8 @@ class Joined:
             if self.threads.jobs:
                 self.threads.work(1)
             elif not moved:
+                self.receiving.end_if_done()
+                self.sending.end_if_done()
                 break
         else:
             raise AssertionError("they go on for ever")

@@ -1,5 +1,6 @@
 """Bundles: small files that go without waiting for an answer, and whatever else either side may say or find."""
 
+import gc
 import os
 import stat
 
@@ -8,14 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mproxy.ground.errors import PeerError
-from mproxy.transfer import bundle, messages
+from mproxy.transfer import bundle, bundles_out, messages, source_queue
 from mproxy.transfer._small import HERE, make_files, read_files
 from mproxy.transfer.bundle import WITH_DATA, BundleAnswer, pack_entry, parse_bundle
 from mproxy.transfer.messages import BY_TIME, File, FileKind, MessageType, Result
 from mproxy.transfer.sender import FileSender, SendObserver
+from mproxy.transfer.source_file import SourceFile
+from mproxy.transfer.source_queue import Search, SourceQueue
 from mproxy.transfer.tree import leaf, root
-from mproxy.transfer.walk import find_sources
+from mproxy.transfer.walk import Walk, find_sources
 from tests.unit.test_receiver import Link, Threads, World
+from tests.unit.test_search import Soon
 
 TIME_NS = 10**18 + 7
 DONE, MADE, WANTED, ALONE = BundleAnswer
@@ -233,7 +237,7 @@ class Outcomes(SendObserver):
     def __init__(self):
         self.said, self.error = {}, "nothing"
 
-    def on_file(self, source):
+    def on_file(self, _sender, source):
         self.said[source.name] = source.outcome.code
 
     def on_over(self, _sender, error, _code, _local):
@@ -259,17 +263,30 @@ class OutLink(Link):
             self.said.append((kind, messages.parse_payload(kind, bytes(data[8:8 + length]))))
 
 
+class Waiting:
+    """A search that has found nothing yet."""
+
+    ended = all_taken = False
+
+    @staticmethod
+    def fetch():
+        return []
+
+
 class Sending:
     """A sender of a tree, and a receiver that is the test."""
 
-    def __init__(self, top, takes_bundles=True, **options):
+    def __init__(self, top, found=None, takes_bundles=True, search=None, takes_notes=False, before=None,
+                 **options):
         self.link, self.threads, self.outcomes = OutLink(), Threads(), Outcomes()
         self.sender = FileSender(self.link, self.threads, self.outcomes)
         self.link.handler = self.sender
-        self.sources = find_sources([str(top)], lambda path, why: None, **options)
-        self.sender.start(self.sources)
+        sources = find_sources([str(top)], lambda path, why: None, **options) if found is None else found
+        self.sender.start(SourceQueue(sources, search=search or (None if found is None else Waiting())))
+        if before is not None:
+            before(self.sender)
         self.sender.on_established(self.link)
-        self.link.bring(messages.pack_hello(256, True, False, takes_bundles))
+        self.link.bring(messages.pack_hello(256, True, False, takes_bundles, messages.NOTES * takes_notes))
 
     def work(self):
         self.threads.work()
@@ -317,7 +334,79 @@ def test_all_small_files_leave_without_an_answer(top):
         sending.link.bring(messages.pack_answer(bytes([DONE] * len(one))))
     assert len(sending.outcomes.said) == 1601
     assert sending.link.said[-1] == (MessageType.BYE, None)
+    assert sending.link.ended == "finished", "the receiver's goodbye need not be waited for"
     assert sending.sender.sent_bytes == sum(len(b"%d" % inner) for inner in range(15)) * 100
+
+
+def test_what_is_found_after_the_hello(tmp_path, top):
+    """Goal: whatever is found first is announced by itself, however late."""
+    sending = Sending(tmp_path / "nothing", ())
+    assert sending.announced() == []
+    sending.sender._sources.put_back(find_sources([str(top)], None))
+    sending.sender._sources.on_more()
+    sending.work()
+    assert sending.announced() == [b"d"] and not sending.bundles
+    sending.settle(made=True)
+    sending.work()
+    assert sending.announced() == [b"d"] and sending.bundles
+
+
+@pytest.mark.parametrize("takes_notes", [True, False])
+def test_a_receiver_that_wants_to_know_is_told_of_the_rest(top, takes_notes):
+    """Goal: what cannot be read, and what was left out before there was a connection; and how much there is in all."""
+    os.unlink(top / "50/3")
+    os.symlink("/etc/passwd", top / "50/3")
+    sending = Sending(top, search=Search(lambda leave_out: Walk([str(top)], leave_out, "keep"), lambda _call: None),
+                      found=(), takes_notes=takes_notes, before=lambda sender: sender.leave_out(b"pipe", "no file"))
+    sending.sender._sources._began.wait()
+    sending.sender._sources.on_more()
+    sending.settle(made=True)
+    os.unlink(top / "50/4")
+    for _ in range(20):
+        sending.work()
+    assert [tuple(message) for message in sending.link.answers(MessageType.LEFT_OUT)] == [
+        (b"pipe", "no file"), (b"d/50/4", "cannot read: No such file or directory")] * takes_notes
+    assert sending.link.answers(MessageType.TOTAL) == [(100 * 20 - 1,)] * takes_notes
+
+
+def test_of_any_number_of_files_only_some_are_kept(tmp_path, monkeypatch):
+    """Goal: with twice the files no more of them are known at a time."""
+    monkeypatch.setattr(bundles_out, "MOST_UNANSWERED", 2000)
+    monkeypatch.setattr(source_queue, "AHEAD", 1000)
+    (tmp_path / "f").write_bytes(b"")
+    most = {}
+
+    def count_sources():
+        return sum(type(one) is SourceFile for one in gc.get_objects())
+
+    gc.collect()
+    others = count_sources()
+    for count in (10_000, 20_000):
+        def walk(_leave_out, count=count):
+            yield SourceFile(b"d", FileKind.DIRECTORY, str(tmp_path))
+            for number in range(count):
+                yield SourceFile(b"d/%d" % number, FileKind.FILE, str(tmp_path / "f"))
+
+        soon = Soon()
+        sending = Sending(tmp_path, (), search=Search(walk, soon.call_soon_threadsafe))
+        sending.outcomes.on_file = lambda _sender, _source: None
+        said = sending.link.said
+        most[count] = settled = 0
+        while settled < count:
+            sending.settle(made=True)
+            sending.work()
+            most[count] = max(most[count], count_sources() - others)
+            unanswered = [len(entries) for kind, entries in said if kind == MessageType.BUNDLE]
+            said.clear()
+            sending.link.raw.clear()
+            for entries in unanswered:
+                settled += entries
+                sending.link.bring(messages.pack_answer(bytes([DONE] * entries)))
+            if not unanswered:
+                soon.turn()
+        sending.work()
+        assert (MessageType.BYE, None) in said
+    assert max(most.values()) < 2000 + 1000 + 2000
 
 
 def test_what_may_be_there_is_asked_for(top):

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-from mproxy.ground.errors import MproxyError
 from mproxy.programs.early_search import EarlySearch
+from mproxy.programs.transfer_config import TransferConfig
 from mproxy.transfer.walk import find_sources
+from tests.unit.test_search import Soon, all_of
 
 
 def told(sources):
@@ -20,23 +21,22 @@ def test_as_if_it_had_been_later(tmp_path, renamed):
     (top / "d/f").write_bytes(b"x")
     os.link(top / "d/f", top / "g")
     os.mkfifo(top / "fifo")
-    search = EarlySearch([str(top)], "omit", (), False, False)
+    config = TransferConfig(port=1, paths=(str(top),), renamed=renamed)
+    search = EarlySearch(Soon(), config, config.paths)
     left_out, expected = [], []
-    assert search.serves((str(top),), renamed)
-    found = search.find(lambda path, why: left_out.append((path, why)), renamed)
-    assert told(found) == told(find_sources([str(top)], lambda path, why: expected.append((path, why)),
-                                            renamed=renamed))
+    assert search.serves(config)
+    sources = search.sources(renamed)
+    sources.on_left_out = lambda path, why: left_out.append((path, why))
+    assert told(all_of(sources)) == told(find_sources(
+        [str(top)], lambda path, why: expected.append((path, why)), renamed=renamed))
+    sources.tell_left_out()
     assert left_out == expected != []
 
 
 def test_only_what_was_looked_for(tmp_path):
-    search = EarlySearch([str(tmp_path)], "omit", ((False, "*.o"),), False, False)
-    assert search.serves([str(tmp_path)], None)
-    assert not search.serves([str(tmp_path / "x")], None)
-    assert not search.serves([str(tmp_path)], "other"), "patterns see the name"
-
-
-def test_what_is_not_there(tmp_path):
-    search = EarlySearch([str(tmp_path / "none")], "omit", (), False, False)
-    with pytest.raises(MproxyError, match="cannot send"):
-        search.find(lambda path, why: None, None)
+    config = TransferConfig(port=1, paths=(str(tmp_path),), rules=((False, "*.o"),))
+    search = EarlySearch(Soon(), config, config.paths)
+    assert search.serves(config)
+    assert not search.serves(config.replace(paths=(str(tmp_path / "x"),)))
+    assert not search.serves(config.replace(renamed="other")), "patterns see the name"
+    search.close()

@@ -29,6 +29,8 @@ def test_there_and_back():
     assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True, False, False, 0))
     assert taken(messages.pack_hello(60000, False, True, True, 3)) == (
         MessageType.HELLO, (messages.MOST_AHEAD, False, True, True, 3))
+    assert taken(messages.pack_left_out(b"a\n", "é")) == (MessageType.LEFT_OUT, (b"a\n", "é"))
+    assert taken(messages.pack_total(1 << 40)) == (MessageType.TOTAL, (1 << 40,))
     for file in (FILE, FILE._replace(flags=3), FILE._replace(kind=FileKind.LINK, other=b"../f"),
                  FILE._replace(attributes=b"\0\1 x"), FILE._replace(other=b"f", attributes=b"\0")):
         assert taken(messages.pack_file(file)) == (MessageType.FILE, file)
