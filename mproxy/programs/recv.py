@@ -264,13 +264,12 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._closing: list[FileReceiver] = []  # connection over, still busy with files
         # While senders wait for a place: what each receiver had got, and when.
         self._marks: dict[FileReceiver, tuple[int, float]] = {}
-        self._worst = 0
         self._outcome: int | None = None  # exit status of --once
         # What the sender of --once announced first, once something of it arrived or was settled.
         self._served: tuple[bytes, bytes] | None = None
         # The only sender that may send: with --once, or while its file goes to standard output.
         self._taken: FileReceiver | None = None
-        self._leaving, self._leave_us = False, LEAVE_WITHIN_US
+        self._worst, self._leaving, self._leave_us = 0, False, LEAVE_WITHIN_US
         # After a signal: until when the senders are told.
         self._farewell_us: int | None = None
         self._allowance = Allowance(files_each(config.senders))
