@@ -50,7 +50,7 @@ cdef struct Datagrams:
     uint32_t last_number    # given
     int64_t now             # when the newest was put
     uint8_t next_partial    # to be given up when another one needs the place
-    PartialDatagram partial[PARTIAL]
+    PartialDatagram partial[PARTIAL]  # that come in pieces, in any order, with gaps
     # ever
     uint64_t sent           # given to a carrier
     uint64_t received       # from it

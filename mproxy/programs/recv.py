@@ -49,8 +49,7 @@ from mproxy.transfer.allowance import Allowance
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.file_names import current_umask
 from mproxy.transfer.messages import MOST_AHEAD, FileKind, Result
-from mproxy.transfer.receive_observer import ReceiveObserver
-from mproxy.transfer.receiver import FileReceiver
+from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode

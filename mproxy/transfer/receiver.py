@@ -23,21 +23,12 @@ from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.deletion_in import IncomingDeletion
 from mproxy.transfer.finishing import buffer_of, finish_all, finish_whole
 from mproxy.transfer.messages import (
-    MOST_AHEAD,
-    MOST_RANGES,
-    NOTES,
     Block,
-    Bundle,
     Coded,
     End,
     File,
     FileKind,
-    LeftOut,
-    MessageType,
-    ReceiverHello,
     Result,
-    Total,
-    bad,
 )
 from mproxy.transfer.partial import Busy, Cancelled
 from mproxy.transfer.present import Differs
@@ -54,10 +45,10 @@ if TYPE_CHECKING:
     from mproxy.transfer.arriving import ArrivingFile
     from mproxy.transfer.bundle import BundleEntry
     from mproxy.transfer.conversation import Bulk
+    from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.finishing import Finishing, Written
     from mproxy.transfer.messages import Message
-    from mproxy.transfer.receive_observer import ReceiveObserver
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import KeyExchange
@@ -66,9 +57,40 @@ if TYPE_CHECKING:
     # What a file is received into and what of it is missing; whether a directory (None) was made now.
     Opened = tuple[ArrivingFile | None, Ranges, bool]
 
-MOST_PENDING = MOST_RANGES + BUFFERS  # jobs of one file
-_ONE_BLOCK = ((0, 1),)
-_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+MOST_PENDING = messages.MOST_RANGES + BUFFERS  # jobs of one file
+
+
+class ReceiveObserver:
+    """Told of, and asked about, what a FileReceiver receives."""
+
+    def on_open(self, receiver: FileReceiver) -> None:
+        """A sender is there, with the keys."""
+
+    def on_first_file(self, receiver: FileReceiver) -> str | None:
+        """It has announced something. Returns why that is not accepted; None: it is."""
+        return None
+
+    def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
+        """The outcome of a file."""
+
+    def on_left_out(self, receiver: FileReceiver, name: bytes, why: str) -> None:
+        """The sender was to send this, and does not. No name: there is more of it."""
+
+    def on_finished(self, receiver: FileReceiver, error: str | None, code: int) -> None:
+        """The connection is over; `error` None: all has arrived."""
+
+    def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
+        """Another transfer is writing that file, for the `looks`th time. True: `again` will be called later; False: the
+        file fails."""
+        return False
+
+    def on_surplus(self, receiver: FileReceiver, surplus: list[Surplus], answer: Callable[[bool], object]) -> None:
+        """The sender would have this deleted, which it does not have: call `answer`, now or later."""
+        answer(False)
+
+    def on_crowded(self, again: Callable[[], None]) -> None:
+        """Too many files are open here: call `again` later."""
+        raise NotImplementedError
 
 
 class FileReceiver(Conversation, BundlesInHost):
@@ -115,21 +137,21 @@ class FileReceiver(Conversation, BundlesInHost):
         self._say_hello()
 
     def _say_hello(self) -> None:
-        self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes,
+        self.link.send(messages.pack_hello(messages.MOST_AHEAD, self._destination.takes_holes,
                                            self._destination.takes_attributes, self._destination.takes_bundles,
-                                           self._rebuilding.abilities | self._deletion.ability | NOTES))
+                                           self._rebuilding.abilities | self._deletion.ability | messages.NOTES))
 
     def _take_messages(self) -> None:
         with self._together:
             super()._take_messages()
 
-    def on_message(self, kind: MessageType, message: Message) -> None:
+    def on_message(self, kind: messages.MessageType, message: Message) -> None:
         if self._whole is not None and not (isinstance(message, End) and self._whole[0].file.index == message.index):
             self._write_whole()
-        self.announced = self.announced or kind != MessageType.HELLO
+        self.announced = self.announced or kind != messages.MessageType.HELLO
         self.messages += 1
         if self._said_bye:
-            raise bad("the sender sent more after its goodbye")
+            raise messages.bad("the sender sent more after its goodbye")
         if isinstance(message, File):
             self._on_file(message)
         elif isinstance(message, End):
@@ -141,24 +163,24 @@ class FileReceiver(Conversation, BundlesInHost):
                 self._advance(arriving)
         elif isinstance(message, messages.Holes):
             self._on_holes(message)
-        elif kind == MessageType.BYE:
+        elif kind == messages.MessageType.BYE:
             self._on_bye()
-        elif isinstance(message, ReceiverHello):
+        elif isinstance(message, messages.ReceiverHello):
             if self._rebuilding.take_hello(message):
                 self._say_hello()
-        elif isinstance(message, LeftOut):
+        elif isinstance(message, messages.LeftOut):
             self._observer.on_left_out(self, message.name, message.why)
-        elif isinstance(message, Total):
+        elif isinstance(message, messages.Total):
             self.total_bytes = message.size
         elif not self._deletion.takes(message):
-            raise bad("the sender sent a message that only a receiver may send")
+            raise messages.bad("the sender sent a message that only a receiver may send")
 
     def block_buffer(self, block: Bulk, length: int) -> bytearray | None:
         """Where the next block or bundle goes; None while all buffers are busy."""
         self._write_whole()
-        if isinstance(block, Bundle):
+        if isinstance(block, messages.Bundle):
             if self.first is None or self._said_bye:
-                raise bad("a bundle before the first file, or after the goodbye")
+                raise messages.bad("a bundle before the first file, or after the goodbye")
             self._bundles.check(block)
         else:
             arriving = self._arriving(block.index)
@@ -173,16 +195,16 @@ class FileReceiver(Conversation, BundlesInHost):
         if isinstance(block, Coded):
             length = self._rebuilding.check(arriving, block)
         if not arriving.asked or arriving.end is not None:
-            raise bad("a block of a file that was not requested")
+            raise messages.bad("a block of a file that was not requested")
         if file.kind == FileKind.PIPE:
             if block.number not in (arriving.next_number, arriving.next_number - 1):
-                raise bad("blocks of a pipe out of order")
+                raise messages.bad("blocks of a pipe out of order")
             arriving.next_number = block.number + 1
         elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
-            raise bad("a block outside its file")
+            raise messages.bad("a block outside its file")
 
     def on_block(self, block: Bulk, data: memoryview) -> None:
-        if isinstance(block, Bundle):
+        if isinstance(block, messages.Bundle):
             self._bundles.add(block, data)
             return
         arriving = self._files.get(block.index)
@@ -292,12 +314,12 @@ class FileReceiver(Conversation, BundlesInHost):
     def _arriving(self, index: int) -> Arrival | None:
         """The file; None when it was settled while the message was under way."""
         if index >= self._next_index:
-            raise bad("the sender referred to a file that is not being transferred")
+            raise messages.bad("the sender referred to a file that is not being transferred")
         return self._files.get(index)
 
     def _on_file(self, file: File) -> None:
-        if file.index in self._files or len(self._files) >= MOST_AHEAD:
-            raise bad("a file announced twice, or too many at once")
+        if file.index in self._files or len(self._files) >= messages.MOST_AHEAD:
+            raise messages.bad("a file announced twice, or too many at once")
         if self.first is None:
             self.first = file.name, file.identity
             refusal = self._observer.on_first_file(self)
@@ -319,7 +341,7 @@ class FileReceiver(Conversation, BundlesInHost):
         if arriving is None:
             return
         if arriving.target is None or arriving.end is not None:
-            raise bad("the end of a file that was not requested")
+            raise messages.bad("the end of a file that was not requested")
         arriving.end = end
         if self._whole is not None:
             self._write_whole()
@@ -336,13 +358,13 @@ class FileReceiver(Conversation, BundlesInHost):
         if (not arriving.asked or target is None or arriving.end is not None or not arriving.file.sparse
                 or not self._destination.takes_holes or arriving.pending > MOST_PENDING
                 or holes.first + holes.count >= arriving.blocks or arriving.hole_blocks >= arriving.blocks):
-            raise bad("holes of a file that was not requested, or that has none there")
+            raise messages.bad("holes of a file that was not requested, or that has none there")
         self._submit(arriving, lambda: target.write_holes(holes.first, holes.count),
                      lambda _result, error: self._was_written(arriving, None, True, error))
 
     def _on_bye(self) -> None:
         if self._files or self._bundles.busy or self._deletion.busy:
-            raise bad("the sender said goodbye before its files were complete")
+            raise messages.bad("the sender said goodbye before its files were complete")
         self._said_bye = True
         self._workers.submit(lambda: self._destination.dress(self._directories.all), self._were_dressed)
 
@@ -440,7 +462,7 @@ class FileReceiver(Conversation, BundlesInHost):
             arriving.looks += 1
             if self._observer.on_busy(self, arriving.file, arriving.looks, lambda: self._begin(arriving)):
                 return
-        if isinstance(error, OSError) and error.errno in _TOO_MANY_OPEN:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             self._observer.on_crowded(lambda: self._begin(arriving))
             return
         self._fail(arriving, *result_of(error))
@@ -480,7 +502,7 @@ class FileReceiver(Conversation, BundlesInHost):
     def _open_all(self, some: list[Arrival]) -> list[Tried[Opened]]:
         """As _open, of small files. On a worker's thread."""
         targets = self._destination.open_together([arriving.file for arriving in some])
-        return [((target, _ONE_BLOCK, False), None) if target else tried(self._open, arriving)
+        return [((target, ((0, 1),), False), None) if target else tried(self._open, arriving)
                 for arriving, target in zip(some, targets, strict=True)]
 
     # ---- writing and finishing

@@ -95,8 +95,8 @@ cdef void make_prologue(uint8_t *out, uint64_t client_id, uint64_t server_id, ui
                         uint64_t server_number, const uint8_t *client, const uint8_t *server) noexcept nogil
 
 
+# Of a server with several workers: whose connections come here.
 cdef class Routing:
-    """Of a server with several workers: whose connections come here."""
     cdef readonly int bits             # the first bits of an id, which name the worker; 0: there is one alone
     cdef readonly int workers          # how many there are
     cdef public int own                # this one

@@ -25,9 +25,12 @@ def fields(path):
     """(line number, line) of every data field of the classes and structs in a .pxd that this project defines."""
     inside = None
     extern = None  # indentation of a `cdef extern` block: its structs are described elsewhere
+    depth = 0      # of parentheses: a declaration goes on
     for number, line in enumerate(path.read_text().split("\n"), 1):
         indent = len(line) - len(line.lstrip())
-        if not line.strip() or line.lstrip().startswith("#"):
+        goes_on, code = depth > 0, line.partition("#")[0]
+        depth += code.count("(") - code.count(")")
+        if goes_on or not code.strip():
             continue
         if extern is not None and indent > extern:
             continue

@@ -3,8 +3,7 @@
 from mproxy.transfer import messages
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.messages import HEADER, WITH_BULK, MessageType
-from mproxy.transfer.receive_observer import ReceiveObserver
-from mproxy.transfer.receiver import FileReceiver
+from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.sender import FileSender, SendObserver
 from mproxy.transfer.source_queue import SourceQueue
 from mproxy.transfer.walk import find_sources
