@@ -4,6 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from mproxy.ground._sockaddr cimport is_mapped
+from mproxy.io._udp_socket cimport peer_of, peer_pair, peer_set
+from mproxy.io._udp_socket cimport peer_of, peer_pair, peer_set
 from mproxy.transport._packet cimport MIN_PACKET_BYTES, packet_id
 
 
@@ -22,6 +24,27 @@ cdef bytes source_of(const PeerAddress *address):
     """What counts as one source: an IPv4 address, or the /64 that an IPv6 host may use."""
     cdef const uint8_t *raw = address.bytes + 8
     return raw[:16 if is_mapped(raw) else 8]
+
+
+cdef void sender_of(const Slot *slot, PeerAddress *out) noexcept:
+    """Who has sent a train."""
+    cdef Peer peer
+    peer_of(&peer, slot)
+    to_engine(&peer, out)
+
+
+cdef void address_of(Target target, PeerAddress *out) noexcept:
+    """The first address of a target."""
+    cdef Peer peer
+    peer_set(&peer, &target.addresses[0])
+    to_engine(&peer, out)
+
+
+cdef tuple pair_of(const PeerAddress *address):
+    """(host, port)."""
+    cdef Peer peer
+    memcpy(&peer.name, address.bytes, 28)
+    return peer_pair(&peer)
 
 
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:

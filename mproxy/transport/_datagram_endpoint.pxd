@@ -3,7 +3,7 @@
 A turn (`run`), queued by packets, by the timer and by commands:
 
 1. read what the sockets have; each run of joined packets goes to the connection its id names, or to the listener;
-2. tell connections whose time has come;
+2. tell connections whose time has come: a heap has the deadlines, so a turn does not look at links at rest;
 3. for each connection that something happened to: events, bytes to and from the program's buffers, packets out;
 4. set the timer to the earliest deadline.
 
@@ -15,6 +15,7 @@ them). Strangers take places only from each other: see strangers.py.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mproxy.ground._deadlines cimport Deadline, Deadlines
 from mproxy.transport._connection cimport Connection
 from mproxy.transport._detours cimport Detours
 from mproxy.transport._link_names cimport LinkNames
@@ -55,6 +56,7 @@ cdef class Link:
     cdef size_t fill_left                # bytes of room there
     cdef size_t fill_least               # least bytes worth reporting; 0: there is no buffer to be filled
     cdef readonly size_t filled          # bytes that the buffer given to `fill` has got
+    cdef Deadline deadline               # when its connection is to be told the time
     cdef object send_queue               # deque of buffers to be sent
     cdef object send_buffer              # keeps the memory of `send_at`
     cdef const uint8_t *send_at          # the next byte of the buffer in hand
@@ -80,7 +82,8 @@ cdef class DatagramEndpoint:
     cdef int sockets                  # how many
     cdef Detours detours              # to the other workers of a server; None: there are none
     cdef Work work                    # a turn
-    cdef Alarm alarm                  # the earliest deadline
+    cdef Deadlines deadlines          # of all links; of those in `waiting` perhaps no longer the right ones
+    cdef Alarm alarm                  # the earliest of them
     cdef Inbox inbox                  # for whichever socket is being read
     cdef Outbox outbox                # for the first socket: packets of one link
     cdef SocketAddress receivers[64]  # of its messages
@@ -113,7 +116,7 @@ cdef class DatagramEndpoint:
     cdef void vacate(self, Link link) noexcept
     cdef void excuse(self, int64_t now) noexcept
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
-    cdef void insert(self, Link link) noexcept
+    cdef int insert(self, Link link) except -1
     cdef void remove(self, Link link) noexcept
     cdef bint transmit(self, Link link, int64_t now) noexcept
     cdef bint flush(self, Link link, int64_t now) noexcept

@@ -12,7 +12,8 @@ from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
 from mproxy.ground._clock cimport NEVER
-from mproxy.transport._arrivals cimport end_of_run, source_of, to_engine
+from mproxy.ground._deadlines cimport deadline_remove, deadline_set, deadlines_first, deadlines_reserve
+from mproxy.transport._arrivals cimport address_of, end_of_run, pair_of, sender_of, source_of
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
@@ -22,7 +23,7 @@ from mproxy.transport.strangers import Strangers
 from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.io._packets cimport MOST_SEGMENTS, Message
 from mproxy.io._socket cimport Target
-from mproxy.io._udp_socket cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
+from mproxy.io._udp_socket cimport Peer, peer_name, udp_buffers, udp_fragment, udp_is_v4
 
 
 cdef class Link:
@@ -99,9 +100,7 @@ cdef class Link:
     @property
     def peer(self):
         """(host, port) of the peer now."""
-        cdef Peer peer
-        memcpy(&peer.name, self.connection.path.peer.bytes, 28)
-        return peer_pair(&peer)
+        return pair_of(&self.connection.path.peer)
 
     @property
     def heard_us(self):
@@ -265,6 +264,7 @@ cdef class DatagramEndpoint:
 
     def __dealloc__(self):
         free(self.out)
+        free(self.deadlines.heap)
 
     cdef int add_socket(self, int fd) except -1:
         cdef Source *source = &self.sources[self.sockets]
@@ -283,10 +283,8 @@ cdef class DatagramEndpoint:
     def connect(self, Target target, handler, uint64_t tag=0):
         """Dial the first address of `target`; the Link. `tag` leads to the right one of several workers of a server."""
         cdef Link link = Link(self)
-        cdef Peer peer
         cdef PeerAddress address
-        peer_set(&peer, &target.addresses[0])
-        to_engine(&peer, &address)
+        address_of(target, &address)
         link.handler = handler
         link.connection.setup.tag = tag
         self.insert(link)
@@ -321,7 +319,7 @@ cdef class DatagramEndpoint:
     # ---- a turn
 
     cdef void run(self) noexcept:
-        cdef int64_t now = self.loop.now_us, earliest = NEVER
+        cdef int64_t now = self.loop.now_us
         cdef Link link
         cdef bint again = False
         cdef int i
@@ -333,10 +331,11 @@ cdef class DatagramEndpoint:
             if self.readable[i] and self.read(i, now):
                 again = True
         again = self.detours is not None and self.read_detours(now) or again
-        for link in self.links.values():
-            if link.connection.deadline() <= now:
-                link.connection.handle_timeout(now)
-                link.wake()
+        while self.deadlines.count and deadlines_first(&self.deadlines).at <= now:
+            link = <Link>deadlines_first(&self.deadlines).owner
+            deadline_remove(&self.deadlines, &link.deadline)
+            link.connection.handle_timeout(now)
+            link.wake()
         waiting, self.waiting = self.waiting, []
         for link in waiting:
             link.active = False
@@ -354,10 +353,10 @@ cdef class DatagramEndpoint:
             if link.connection.state == ConnectionState.CLOSED:
                 link.events(now)
                 self.remove(link)
-        for link in self.links.values():
-            earliest = min(earliest, link.connection.deadline())
-        self.alarm.set(earliest)
-        self.due_at = earliest
+            if not link.closed:
+                deadline_set(&self.deadlines, &link.deadline, link.connection.deadline())
+        self.due_at = deadlines_first(&self.deadlines).at if self.deadlines.count else NEVER
+        self.alarm.set(self.due_at)
         if again or (self.waiting and self.sending is None):
             self.loop.schedule(&self.work)
 
@@ -387,11 +386,9 @@ cdef class DatagramEndpoint:
 
     cdef void take(self, Slot *slot, int64_t now) noexcept:
         """Take a train: of one connection, or of several that the peer runs from one socket."""
-        cdef Peer peer
         cdef PeerAddress source
         cdef uint32_t begin = 0, end
-        peer_of(&peer, slot)
-        to_engine(&peer, &source)
+        sender_of(slot, &source)
         while begin < slot.length:
             end = end_of_run(slot, begin)
             self.take_run(slot, begin, end, &source, False, now)
@@ -459,11 +456,11 @@ cdef class DatagramEndpoint:
         cdef Link link, other
         try:
             link = Link(self)
+            link.local = slot.local
+            link.connection.accept(&reply.accepted, now)
+            self.insert(link)
         except MemoryError:
             return
-        link.local = slot.local
-        link.connection.accept(&reply.accepted, now)
-        self.insert(link)
         victim = self.strangers.add(link.connection.channel.local_id, source_of(&reply.accepted.address))
         if victim is not None:
             other = self.names.find(victim)
@@ -471,10 +468,9 @@ cdef class DatagramEndpoint:
             other.events(now)
             self.remove(other)
         self.loop.guard(partial(self.observer.on_link, link), None)
+        link.wake()
         if link.handler is None:
             self.remove(link)
-            return
-        link.wake()
 
     cdef void admit(self, Link link) noexcept:
         """The peer has shown that it is no longer a stranger."""
@@ -571,12 +567,16 @@ cdef class DatagramEndpoint:
 
     # ---- links
 
-    cdef void insert(self, Link link) noexcept:
+    cdef int insert(self, Link link) except -1:
+        deadlines_reserve(&self.deadlines, <uint32_t>len(self.links) + 1)
+        link.deadline.owner = <void *>link
         self.links[link.connection.channel.local_id] = link
         self.names.rename(link, [link.connection.channel.local_id])
+        return 0
 
     cdef void remove(self, Link link) noexcept:
         link.closed = True
+        deadline_remove(&self.deadlines, &link.deadline)
         self.names.forget(link)
         if self.strangers is not None:
             self.strangers.remove(link.connection.channel.local_id)
