@@ -105,3 +105,6 @@ cdef class Watch:
     cdef Source source     # the descriptor
     cdef object callback   # called with the epoll events
     cdef uint32_t events   # that are waited for
+    cdef bint paused       # none are, nor is the end
+
+    cdef begin(self)

@@ -164,7 +164,7 @@ cdef class Loop:
         self.now_us = read_clock()
         self.add(&self.wake_source, EPOLLIN)
         for watch in _watches:
-            if watch.loop is self and watch.source.fd >= 0:
+            if watch.loop is self and watch.source.fd >= 0 and not watch.paused:
                 self.add(&watch.source, watch.events)
 
     def stop(self):
@@ -418,7 +418,8 @@ cdef class Loop:
 
 cdef void watch_ready(Source *source, uint32_t events) noexcept:
     cdef Watch watch = <Watch>source.owner
-    watch.loop.guard(watch.callback, events)
+    if not watch.paused:  # by another callback of this turn
+        watch.loop.guard(watch.callback, events)
 
 
 cdef class Watch:
@@ -431,15 +432,30 @@ cdef class Watch:
         self.source.ready = watch_ready
         self.source.owner = <void *>self
         self.events = (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)
-        if loop.add(&self.source, self.events) < 0:
-            raise OSError(errno, os.strerror(errno))
+        self.begin()
         _watches.add(self)
 
+    cdef begin(self):
+        if self.loop.add(&self.source, self.events) < 0:
+            raise OSError(errno, os.strerror(errno))
+
     def set(self, *, bint read=False, bint write=False):
-        """Change the events that are waited for."""
+        """Change the events that are waited for; an error and the end of a connection always are. OSError: it was
+        paused, and the system has no room for it."""
         self.events = (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)
-        if self.source.fd >= 0:
+        if self.source.fd < 0:
+            return
+        if self.paused:
+            self.begin()
+            self.paused = False
+        else:
             self.loop.modify(&self.source, self.events)
+
+    def pause(self):
+        """Wait for nothing until `set`: whoever cannot act on an end yet would be told of it in every turn."""
+        if self.source.fd >= 0 and not self.paused:
+            self.paused = True
+            self.loop.suspend(&self.source)
 
     def close(self):
         """Stop waiting. The descriptor stays open."""

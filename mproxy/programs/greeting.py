@@ -552,7 +552,7 @@ class SocketGuest(Guest):
             return True
 
     def _queue(self) -> None:
-        self._watch.set()
+        self._watch.pause()  # it may have gone
         self._loop.call_slow(self._on_turn)
 
     def _on_turn(self) -> None:

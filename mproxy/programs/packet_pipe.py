@@ -51,6 +51,7 @@ class PacketPipe:
         if port:
             self._socket.connect((LOOPBACK, port))
         self._on_packets = loop.watch(self._socket.fileno(), lambda _events: self._take_packets(), read=False)
+        self._on_packets.pause()
         self._on_read = loop.watch(read_fd, lambda _events: self._read())
         self._on_write: Watch | None = loop.watch(write_fd, self._may_write, read=False)
 
@@ -123,7 +124,10 @@ class PacketPipe:
             self._stop_writing()
             return
         self._on_write.set(write=bool(self._out))
-        self._on_packets.set(read=self._is_open and len(self._out) < MOST_WAITING_BYTES)
+        if self._is_open and len(self._out) < MOST_WAITING_BYTES:
+            self._on_packets.set(read=True)
+        else:
+            self._on_packets.pause()
 
     # ---- from the pipe to the program
 

@@ -57,6 +57,36 @@ def test_a_loop_that_was_stopped_before_it_runs_does_not_begin_once(loop):
     assert seen == [1]
 
 
+def test_a_paused_watch_hears_nothing_until_it_is_set(loop):
+    """A connection's end is ready in every turn, whatever is waited for."""
+    ours, theirs = socket.socketpair()
+    told = []
+
+    def hear(events):
+        told.append(events)
+        watch.pause()
+
+    watch = loop.watch(ours.fileno(), hear)
+    watch.pause()
+    watch.pause()
+    theirs.close()
+    loop.call_later(5000, loop.stop)
+    loop.run()
+    assert not told
+    watch.set(read=True)
+    loop.call_later(5000, loop.stop)
+    loop.run()
+    assert len(told) == 1
+    loop.renew()
+    loop.call_later(5000, loop.stop)
+    loop.run()
+    assert len(told) == 1
+    watch.close()
+    watch.pause()
+    watch.set(read=True)
+    ours.close()
+
+
 def run_with_events(loop, count, interval_us):
     """Give the loop single events, so many and so far apart; returns the CPU seconds that it took for them."""
     read_end, write_end = os.pipe()

@@ -1,6 +1,8 @@
-"""The reception: which callers are heard, which have to go, what counts as a failure. Sockets and loop are fakes."""
+"""The reception: which callers are heard, which have to go, what counts as a failure. Sockets and loop are fakes, except
+where it matters what the kernel reports."""
 
 import socket
+import struct
 
 import pytest
 
@@ -8,6 +10,7 @@ from mproxy._wire import CloseCode, PreambleFlag
 from mproxy.ground.config import SproxyConfig
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Hello, encode_preamble
+from mproxy.io import _loop
 from mproxy.policy.crowd import TAG_SHARE, Rank
 from mproxy.policy.sources import FAILURES
 from mproxy.programs import greeting
@@ -27,7 +30,7 @@ class Handle:
     def close(self):
         pass
 
-    cancel = close
+    cancel = pause = close
 
 
 class Loop:
@@ -310,3 +313,48 @@ def test_who_is_told_nothing_is_reset_and_a_refusal_is_not_waited_for_long(scene
     left = scene.call(PREAMBLE + b"the beginning of a handshake", hung_up=True)
     for sock in (left, scene.call(PREAMBLE), *[scene.call(b"", scene.source_of()) for _ in range(20)][:4]):
         assert sock.closed and not sock.sent and sock.options == {socket.SO_LINGER}
+
+
+class Held:
+    """The real loop, in which it is never the turn of slow calls."""
+
+    def __init__(self):
+        self.real = _loop.Loop()
+        self.slow = []
+        self.now, self.call_later, self.watch = self.real.now, self.real.call_later, self.real.watch
+
+    def call_slow(self, callback):
+        self.slow.append(callback)
+
+    def run(self, turns):
+        """So many turns after the first slow call was queued."""
+        def count():
+            nonlocal turns
+            turns -= bool(self.slow)
+            if turns and self.now() < deadline:
+                self.real.call_soon_threadsafe(count)
+            else:
+                self.real.stop()
+
+        deadline = self.now() + 10_000_000
+        count()
+        self.real.run()
+
+
+@pytest.mark.parametrize("words", [b"", PREAMBLE])
+def test_a_guest_that_has_gone_queues_once(words):
+    """Its end is ready in every turn: each would queue a call more, and sproxy do nothing else."""
+    loop, log = Held(), Log()
+    reception = Reception(loop, None, log, SproxyConfig(port=0, max_unfinished=16), Host())
+    listener = socket.create_server(("127.0.0.1", 0))
+    caller = socket.create_connection(listener.getsockname())
+    sock, address = listener.accept()
+    reception._receive(sock, address)
+    caller.sendall(words)
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    caller.close()
+    loop.run(turns=20)
+    assert len(loop.slow) == 1
+    loop.slow.pop()()
+    assert not len(reception) and sock.fileno() < 0
+    listener.close()

@@ -117,3 +117,34 @@ def test_its_end(pipes):
     pipes.run_until(lambda: pipes.ended)
     assert pipes.ended == ["there"] and pipes.there.ended
     pipes.there.close()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_program_that_has_gone_costs_nothing_while_its_packets_are_not_taken(is_open):
+    """That its port is closed would be reported in every turn until it is read, which is not to be done then."""
+    loop = Loop()
+    read_there, write_here = os.pipe2(os.O_NONBLOCK)
+    read_here, write_there = os.pipe2(os.O_NONBLOCK)
+    program = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    program.bind((LOOPBACK, 0))
+    pipe = PacketPipe(loop, read_here, write_here, program.getsockname()[1], lambda: None)
+    if is_open:
+        pipe.open()
+        while len(pipe._out) < MOST_WAITING_BYTES:
+            program.sendto(bytes(60000), (LOOPBACK, pipe.port))
+            loop.call_later(1000, loop.stop)
+            loop.run()
+    else:
+        program.sendto(b"early", (LOOPBACK, pipe.port))
+    program.close()
+    pipe.take(b"\0\1x")
+    before = loop.turns
+    loop.call_later(20_000, loop.stop)
+    loop.run()
+    assert loop.turns - before < 10
+    if not is_open:
+        with pytest.raises(BlockingIOError):
+            os.read(read_there, 1)
+    pipe.close()
+    os.close(read_there)
+    os.close(write_there)
