@@ -566,9 +566,10 @@ class SocketGuest(Guest):
             data = None
         except OSError:
             data = b""
-        if data and not self.begun and self._is_gone():
+        is_gone = bool(data) and self._is_gone()
+        if is_gone and not self.begun:
             self.close()  # it came and went while we were busy, which is not a failure
-        elif data == b"":
+        elif is_gone or data == b"":  # a last HELLO has no effect: it may have another carrier by now
             self._reception.gave_up(self)
         else:
             self._take(data)

@@ -1,5 +1,5 @@
-"""The reception: which callers are heard, which have to go, what counts as a failure. Sockets and loop are fakes, except
-where it matters what the kernel reports."""
+"""The reception: which callers are heard, which have to go, what counts as a failure. Sockets and loop are fakes,
+except where it matters what the kernel reports."""
 
 import socket
 import struct
@@ -255,6 +255,15 @@ def test_who_leaves_in_the_middle_has_failed(scene):
         scene.loop.run()
         assert sock.closed
     assert scene.call(PREAMBLE).closed
+
+
+def test_what_somebody_said_who_has_gone_has_no_effect(scene):
+    """The HELLO of a dial that cproxy has given up must not end the carrier that it has by now."""
+    sock = scene.call(encode_preamble(tag=TAG))
+    sock.arrived, sock.hung_up = b"a HELLO", True
+    scene.loop.ready(0)
+    scene.loop.run()
+    assert sock.closed and not scene.log.events and not sock.sent
 
 
 def test_one_session_has_two_lists_under_way_at_most(scene):
