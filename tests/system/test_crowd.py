@@ -38,7 +38,7 @@ def test_a_thousand_hostile_sessions(pair, lab, carrier_options):
                    cproxy=("--target", "127.0.0.1:7007"), daemon=f"127.0.0.1:{QUIET_PORT}")
         before = rates_of(pair, listener, lambda flow: flow.rate(3 * SECONDS))
         crowd = lab.client.start(*NICE, CROWD, lab.server_address, SPROXY_PORT, SESSIONS,
-                                 "plaintext" if carrier_options else "tls")
+                                 "plaintext" if "--plaintext" in carrier_options else "tls")
         crowd.expect(f"^ready {SESSIONS}$", within=240)
         share, beside = rates_of(pair, listener, lambda flow: beside_the_crowd(flow, crowd))
         most = pair.sproxy.status("VmHWM")
