@@ -27,6 +27,7 @@ cdef class LinkFrames(FrameParcels):
 
 cdef class DatagramCarrier(Carrier):
     cdef readonly Link link       # the connection
+    cdef object judge             # says of a host whether the peer may be there; None: it may be anywhere
     cdef LinkFrames frames        # of the session; None: `join` was not called yet
     cdef uint32_t parcels         # taken
     cdef int64_t keepalive_us     # the link's, but at rest

@@ -1,8 +1,10 @@
+from collections.abc import Callable
+
 from mproxy.carrier._carrier import Carrier
 from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
 
 class DatagramCarrier(Carrier):
-    def __init__(self, link: Link) -> None: ...
+    def __init__(self, link: Link, judge: Callable[[str], bool] | None = None) -> None: ...
     @property
     def link(self) -> Link: ...
 

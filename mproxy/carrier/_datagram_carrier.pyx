@@ -11,9 +11,11 @@ from mproxy._session cimport Session
 from mproxy.carrier._carrier cimport PathReport
 from mproxy.io._loop cimport BUFFER_BYTES, Work
 from mproxy.io._udp_socket cimport Peer, peer_pair
+from mproxy.transport._arrivals cimport pair_of
 from mproxy.transport._channel cimport Channel
 from mproxy.transport._datagram_endpoint cimport DatagramEndpoint, Link
 from mproxy.transport._packet cimport EndCode
+from mproxy.transport._path cimport Path
 from mproxy.transport.observers import LinkHandler
 
 
@@ -50,9 +52,10 @@ cdef class LinkFrames(FrameParcels):
 
 
 cdef class DatagramCarrier(Carrier):
-    """`link`, whose keys are known, now belongs to the carrier."""
+    """`link`, whose keys are known, now belongs to the carrier. No byte of a stream goes to an address of which
+    `judge(host)` does not say that the peer may be there."""
 
-    def __init__(self, Link link not None):
+    def __init__(self, Link link not None, judge=None):
         self.loop = link.endpoint.loop
         self.link = link
         self.sealed = True
@@ -60,6 +63,8 @@ cdef class DatagramCarrier(Carrier):
         self.keepalive_us = link.connection.keepalive_us
         self.idle_us = link.connection.idle_us
         link.handler = Liveliness(self)
+        self.judge = judge
+        link.connection.path.judged = judge is not None
 
     cdef void wake_endpoint(self) noexcept:
         if self.work != NULL:
@@ -121,9 +126,17 @@ cdef class DatagramCarrier(Carrier):
     # ---- told by the link, through Liveliness
 
     def peer_moved(self):
-        """The peer has another address."""
+        """The peer has another address. If it may not be there the endpoint will hear that; until then nothing goes
+        there but control frames."""
+        if self.frames is not None:
+            self.frames.held = self.judge is not None and not self.judge(self.link.peer[0])
         self.moved = True
         self.wake_endpoint()
+
+    def peer_seen(self):
+        """The peer seems to have another address."""
+        cdef Path path = self.link.connection.path
+        path.trusted = self.judge(pair_of(&path.candidate)[0])
 
     def lose(self, str why not None):
         """It is over, and the endpoint will see that."""
@@ -144,6 +157,9 @@ class Liveliness(LinkHandler):
 
     def on_address_changed(self, _link):
         self._carrier.peer_moved()
+
+    def on_address_seen(self, _link):
+        self._carrier.peer_seen()
 
     def on_read_ended(self, _link):
         self._carrier.lose("closed by the peer")

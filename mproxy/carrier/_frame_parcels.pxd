@@ -38,6 +38,7 @@ cdef struct FrameRecord:
 
 cdef class FrameParcels(Parcels):
     cdef Session session          # whose frames; None: the carrier is over
+    cdef bint held                # none of a stream may leave: the peer is where it may not be
     cdef Connection connection    # what carries them
     cdef uint64_t base            # ordered stream up to the end of our RESUME list
     cdef bint based               # `base` is known

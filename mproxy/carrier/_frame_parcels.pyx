@@ -62,7 +62,7 @@ cdef class FrameParcels(Parcels):
         if not self.based and ring_used(&transmitter.control) == 0:
             self.based = True
             self.base = self.connection.channel.out.ring.tail
-        return self.based and session.state == CarrierState.ACTIVE and (
+        return self.based and not self.held and session.state == CarrierState.ACTIVE and (
             transmitter.urgent.first != NULL or transmitter.bulk.first != NULL
             or datagrams_wait(&transmitter.datagrams)) and self.room_in_order() >= HEADER_BYTES + MAX_TARGET_BYTES
 

@@ -116,8 +116,8 @@ class ReceptionHost:
         """The rank that a guest has by the routing tag it shows."""
         raise NotImplementedError
 
-    def judge(self, spki: bytes, address: str, certificate: bytes) -> None:
-        """A guest's key is proven, and this was shown with it; PeerError refuses it."""
+    def judge(self, spki: bytes, host: str, certificate: bytes, *, living: bool = False) -> None:
+        """A guest's key is proven, and this was shown with it; PeerError refuses it. `living`: it has a session."""
         raise NotImplementedError
 
     def vouch(self, spki: bytes, peer: str) -> None:
@@ -259,6 +259,14 @@ class Reception:
     def proven(self, guest: Guest, session_id: bytes) -> None:
         """Its HELLO resumes that session; the list after it may take its time."""
         self._dismiss(self._heard.add(guest, session_id, TAG_SHARE, Rank.PROVEN))
+
+    def may_come(self, spki: bytes, certificate: bytes, host: str) -> bool:
+        """Whether the key of a session, shown with that certificate, may go on from that address."""
+        try:
+            self.host.judge(spki, host, certificate, living=True)
+        except PeerError:
+            return False
+        return True
 
     def gave_up(self, guest: Guest) -> None:
         """The guest left before its HELLO was complete."""

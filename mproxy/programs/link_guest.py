@@ -227,8 +227,8 @@ class LinkGuest(Guest, LinkHandler):
         leave_link(self._link)
 
     def make_carrier(self) -> DatagramCarrier:
-        """The carrier on the link."""
-        return DatagramCarrier(self._link)
+        """The carrier on the link; it knows where this key may be."""
+        return DatagramCarrier(self._link, partial(self._reception.may_come, self.spki, self.certificate))
 
     def go(self, where: Elsewhere) -> None:
         """Dial again, and then reach that worker: the keys of a link and what is under way on it cannot be handed over.

@@ -250,8 +250,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._config.trust_attached:
             self._access.enrol(spki, f"attached by {peer}")
 
-    def judge(self, spki: bytes, host: str, certificate: bytes) -> None:
-        self._ask(self._access.judge, spki, host, certificate)
+    def judge(self, spki: bytes, host: str, certificate: bytes, *, living: bool = False) -> None:
+        self._ask(self._access.grant_living if living else self._access.judge, spki, host, certificate)
 
     def must_wait(self, guest: Guest, hello: Hello, then: Callable[[], object]) -> bool:
         return self._access.ask(guest.spki, guest.address, guest.certificate, bool(hello.session_id), then)

@@ -40,6 +40,7 @@ cpdef enum ConnectionEventKind:
     HANDSHAKE_DATA   # `data`: a handshake message of the peer; without data: send the first one
     ESTABLISHED      # the peer has shown that it is there and has the keys; writing was possible before
     ADDRESS_CHANGED  # from now on the peer is at `peer`, as a challenge has shown
+    ADDRESS_SEEN     # the peer may have moved to `path.candidate`: is that to be trusted? Told if `path.judged`
     ENDED            # the end: `code` is an EndCode, 0 when both streams arrived; `data` says why
 
 

@@ -416,6 +416,9 @@ cdef class Connection:
         elif self.path.address_event:
             self.path.address_event = False
             event.kind = ConnectionEventKind.ADDRESS_CHANGED
+        elif self.path.seen_event:
+            self.path.seen_event = False
+            event.kind = ConnectionEventKind.ADDRESS_SEEN
         elif self.ended_event:
             self.ended_event = False
             self.end_told = True

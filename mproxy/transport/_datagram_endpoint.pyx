@@ -37,8 +37,7 @@ cdef class Link:
     # ---- commands
 
     def fill(self, buffer, least=None):
-        """Put the peer's next bytes into `buffer`: all there are once `least` (not 0) have arrived, or with None once
-        it is full. One buffer at a time."""
+        """Put the peer's next bytes into `buffer` until it has `least` (not 0), or with None is full. One at a time."""
         cdef uint8_t[::1] view = buffer
         assert self.fill_least == 0
         self.fill_buffer = buffer
@@ -147,6 +146,8 @@ cdef class Link:
                 self.tell(partial(self.handler.on_established, self))
             elif event.kind == ConnectionEventKind.ADDRESS_CHANGED:
                 self.tell(partial(self.handler.on_address_changed, self))
+            elif event.kind == ConnectionEventKind.ADDRESS_SEEN:
+                self.tell(partial(self.handler.on_address_seen, self))
             elif event.kind == ConnectionEventKind.ENDED:
                 reason = (<char *>event.data)[:event.length].decode("utf-8", "replace")
                 self.move_in(now)
@@ -442,12 +443,11 @@ cdef class DatagramEndpoint:
 
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept:
         """Send a SYN_ACK; whoever misses it asks again."""
+        cdef bint other = self.has_answer_to
         if self.sending is not None:
             return
-        if self.has_answer_to:
-            self.put(&self.answer_to, NULL, reply.answer, reply.answer_bytes)
-        else:
-            self.put(source, &slot.local, reply.answer, reply.answer_bytes)
+        self.put(<const PeerAddress *>&self.answer_to if other else source, NULL if other else &slot.local,
+                 reply.answer, reply.answer_bytes)
         self.outbox.finish(0, False)
         self.outbox.flush(self.sources[0].fd, False)
         self.outbox.clear()

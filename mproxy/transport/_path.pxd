@@ -7,7 +7,8 @@ trip, window and packet size begin anew, and what was under way to the old addre
 
 Who has really moved shall not wait for that answer: until it comes, data goes to the new address within the same limit,
 beginning with what may have been lost on its way to the old one (a trial); everything beyond goes where it went before.
-After MOST_UNPROVEN addresses in a row that did not answer there are no more trials, until one does.
+After MOST_UNPROVEN addresses in a row that did not answer there are no more trials, until one does. A program that does
+not serve every address (`judged`) is told of the new one first (`seen_event`): unless it trusts that there is no trial.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -44,6 +45,9 @@ cdef class Path:
     cdef uint64_t trial_from             # number of the first packet after it was seen there
     cdef uint64_t trial_next             # what was under way below this number has been said again
     cdef int unproven                    # addresses in a row that did not answer
+    cdef bint judged                     # the program says which addresses may have a trial
+    cdef bint trusted                    # this candidate may
+    cdef bint seen_event                 # there is a candidate, and the program has not been told yet
     cdef bint address_event              # the peer is at `peer` now, and the program has not been told yet
     # we may have moved
     cdef bint show_due                   # send a packet that lets the peer answer with data (show_address)

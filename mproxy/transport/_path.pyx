@@ -75,6 +75,7 @@ cdef class Path:
         """The newest packet came from another address: find out whether the peer is really there."""
         if self.candidate.length == 0 or not same_address(source, &self.candidate):
             self.candidate = source[0]
+            self.trusted, self.seen_event = not self.judged, self.judged
             self.candidate_in = self.candidate_out = 0
             self.challenge = self.draw()
             self.challenge_due = True
@@ -88,7 +89,7 @@ cdef class Path:
         if self.candidate.length > 0:
             self.unproven += 1
         self.candidate.length = 0
-        self.challenge_due = False
+        self.challenge_due = self.seen_event = False
         self.ask_at = NEVER
 
     cdef void take_challenge(self, const PeerAddress *source, uint64_t challenge) noexcept:
@@ -126,7 +127,7 @@ cdef class Path:
     cdef uint32_t trial_room(self) noexcept:
         """How many bytes of data may go to the new address before it has answered; 0: none."""
         cdef uint64_t most = min(AMPLIFICATION * self.candidate_in, <uint64_t>TRIAL_BYTES)
-        if self.candidate.length == 0 or self.challenge_due or self.answer_to.length > 0 \
+        if self.candidate.length == 0 or not self.trusted or self.challenge_due or self.answer_to.length > 0 \
                 or self.unproven >= MOST_UNPROVEN or most < self.candidate_out + LEAST_TRIAL:
             return 0
         return <uint32_t>(most - self.candidate_out)

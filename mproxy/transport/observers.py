@@ -28,6 +28,10 @@ class LinkHandler:
     def on_address_changed(self, link: Link) -> None:
         """The peer has another address."""
 
+    def on_address_seen(self, link: Link) -> None:
+        """The peer seems to have another address, and has yet to prove it. Told only if addresses are judged
+        (transport/_path.pxd)."""
+
     def on_ended(self, link: Link, code: int, reason: str, local: bool) -> None:
         """It is over; `local`: because of this side. Nothing follows."""
 

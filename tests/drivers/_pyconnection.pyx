@@ -78,7 +78,8 @@ cdef class PyConnection:
         return get_address(out.to), packets
 
     def events(self):
-        """What happened: (HANDSHAKE_DATA, bytes), (ESTABLISHED,), (ADDRESS_CHANGED,), (ENDED, code, reason, local)."""
+        """What happened: (HANDSHAKE_DATA, bytes), (ESTABLISHED,), (ADDRESS_CHANGED,),
+        (ADDRESS_SEEN,), (ENDED, code, reason, local)."""
         cdef ConnectionEvent event
         found = []
         while True:
@@ -127,6 +128,19 @@ cdef class PyConnection:
     def abort(self, int code, bytes reason, int64_t now):
         """Give up."""
         self.connection.abort(code, reason, now)
+
+    def judge_addresses(self):
+        """Ask by ADDRESS_SEEN before data goes to a new address."""
+        self.connection.path.judged = True
+
+    @property
+    def candidate(self):
+        """Where the peer seems to have moved."""
+        return get_address(&self.connection.path.candidate)
+
+    def trust(self):
+        """Data may go there."""
+        self.connection.path.trusted = True
 
     def probe(self, int64_t now):
         """The path may have changed."""

@@ -4,6 +4,7 @@ parcels. To the ends they look like the carriers of `net.py`.
 
 import random
 
+from mproxy.transport._connection import ConnectionEventKind
 from mproxy.transport._states import ConnectionState
 from tests.drivers._pyconnection import PyConnection, PyListener
 from tests.drivers._pyparcels import PyParcels
@@ -57,6 +58,7 @@ class Engine:
         self.address = name.encode()
         self.wake_at = NEVER
         self.over = False
+        self.refused = None  # addresses that may have challenges only; None: nobody judges
         self.pumping = False
         self.to_pump = False
 
@@ -86,8 +88,20 @@ class Engine:
             return
         self.pumping = True
         self.connection.receive(packet, source, self.clock.now)
+        if self.refused is not None:
+            self._judge()
         self.pumping = False
         self.pump()
+
+    def judge(self, refused):
+        """Judge the peer's addresses from now on."""
+        self.refused = refused
+        self.connection.judge_addresses()
+
+    def _judge(self):
+        if (ConnectionEventKind.ADDRESS_SEEN,) in self.connection.events() and (
+                self.connection.candidate not in self.refused):
+            self.connection.trust()
 
     def _stopped(self, call, *arguments):
         """The process is stopped: whatever it is comes later."""

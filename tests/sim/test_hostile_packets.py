@@ -71,6 +71,21 @@ def test_packets_that_overtake_themselves_from_elsewhere_move_nothing():
     assert world.client.carrier.server.connection.look()["peer"] == b"client"
 
 
+def test_where_addresses_are_judged_a_refused_one_gets_challenges_only():
+    """Goal: no byte of a session goes to an address from which the key may not come, not even until the challenge is
+    answered."""
+    world = at_work()
+    world.client.carrier.server.judge({ATTACKER})
+
+    def sends(tap, packet):
+        tap.deliver(packet, ATTACKER)
+        tap.deliver(packet)
+
+    tap = Tap(world, sends)
+    over(world)
+    assert tap.to_attacker > 0 and tap.data_to_attacker == 0
+
+
 def test_packets_that_are_sent_again_move_nothing():
     """Goal: old packets, answers to challenges among them, count for nothing, wherever they come from."""
     world = at_work(5)

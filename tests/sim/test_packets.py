@@ -97,8 +97,9 @@ def finish(world):
     world.finish(within_us=HOUR_US)
 
 
+@pytest.mark.parametrize("judged", [False, True], ids=["anywhere", "judged"])
 @pytest.mark.parametrize("event", ["told", "unnoticed"])
-def test_roaming_takes_one_round_trip(event):
+def test_roaming_takes_one_round_trip(event, judged):
     """Goal: the client's address changes while both send, with an event of the network or by a NAT alone. The server's
     bytes come to the new one right behind a packet from there, beside the challenge; what was lost on its way to the
     old one is among them. Of the client's bytes none waits."""
@@ -107,6 +108,8 @@ def test_roaming_takes_one_round_trip(event):
     world.run(until=world.clock.now + 2_000_000)
     times_up, times_down = arrivals(world, up), arrivals(world, up.peer)
     moved = world.clock.now
+    if judged:
+        world.client.carrier.server.judge({b"elsewhere"})
     world.client.carrier.rebind()
     world.client.carrier.lose_under_way("server")
     if event == "told":

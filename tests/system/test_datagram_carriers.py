@@ -168,6 +168,30 @@ def test_who_may_come_in(pair):
     echoed(pair)
 
 
+def test_where_a_key_may_not_be_it_gets_nothing(pair):
+    """Goal: in full traffic a session moves to another listed address at once; to one that is not listed goes nothing
+    of it, neither before nor after the challenge is answered, and it ends."""
+    lab = pair.lab
+    listed = f'from="{lab.wifi.address(2)},{lab.phone.address(20)}"'
+    (state_dir(lab.server) / "authorized_keys").write_text(
+        f"{listed} {public_line(find_spki(keys.pem(2), 'key'), 'laptop')}\n")
+    pair.echo()
+    pair.start(cproxy=DATAGRAM)
+    going = Traffic([pair.app() for _ in range(3)], in_flight=1 << 18)
+    going.goes_on()
+    roam(pair, lab.phone, lab.wifi, 20)
+    assert pair.sproxy.event("moved")["peer"].startswith(lab.phone.address(20) + ":")
+    going.goes_on(more=1000)
+    watched = Capture(lab.client, "wifi")
+    roam(pair, lab.wifi, lab.phone, 9)
+    pair.sproxy.event("moved", count=2)
+    assert "address" in pair.sproxy.event("ended")["why"]
+    watched.end()
+    down = [packet for packet in watched.packets if packet[23] == socket.IPPROTO_UDP
+            and packet[34:36] == SPROXY_PORT.to_bytes(2, "big") and packet[42] == 5]
+    assert down and max(map(len, down)) < 600, "challenges, and the end"
+
+
 def test_another_server_is_refused(pair, joined):
     """Goal: known_hosts counts for UDP: nothing is said to a server with another key."""
     assert pair.cproxy.stop() == 0
