@@ -523,7 +523,7 @@ def test_sides_without_a_common_way_of_sealing_say_so():
     client, _listener, syn, _answer = knock()
     listener = PyListener(DatagramConfig(sealed=True), bytes(16))
     client.receive(listener.receive(syn, b"client", SECOND, bytes(32)), b"server", SECOND)
-    assert client.events() == [(4, EndCode.VERSION, b"the other side wants a key", True)]
+    assert client.events() == [(ConnectionEventKind.ENDED, EndCode.VERSION, b"the other side wants a key", True)]
     assert client.state == ConnectionState.CLOSED
 
 
