@@ -84,7 +84,7 @@ def test_passes_in_every_form(ended, form):
     assert "gaps          none" in output
     changes = 3 if form == "three changes" else 1
     assert output.count("TAKEN: ") == output.count("GIVEN: ") == changes
-    assert output.count("cproxy resumed: ") == changes
+    assert output.count("cproxy resumed: ") >= changes, "over the first carrier that works, then perhaps over UDP"
     assert "\x1b" not in output
     assert max(map(len, output.splitlines())) <= 80
 

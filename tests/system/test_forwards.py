@@ -11,7 +11,7 @@ import pytest
 from lab import until
 from mortal import kill_worker
 from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY_PORT, state_dir
-from traffic import ends_by_reset, read_exactly, read_pattern, read_to_end, send_pattern
+from traffic import ends_by_reset, is_turned_away, read_exactly, read_pattern, read_to_end, send_pattern
 
 from mproxy.policy.keys import public_line
 from tests import keys
@@ -140,9 +140,9 @@ def test_a_daemon_at_a_path(pair, lab, tmp_path):
         app.sendall(b"last words")
         app.shutdown(socket.SHUT_WR)
         assert read_to_end(daemon) == b"last words"
-    assert ends_by_reset(lab.client.connect(7002))
+    assert is_turned_away(lab.client, 7002)
     assert pair.sproxy.event("daemon-unreachable")["why"] == "No such file or directory"
-    assert ends_by_reset(lab.client.connect(7003))
+    assert is_turned_away(lab.client, 7003)
     assert pair.sproxy.event("refused")["why"] == "target is not allowed"
 
 

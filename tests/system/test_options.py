@@ -213,7 +213,7 @@ def test_json_log_has_one_object_a_line(pair, daemon):
 def test_whole_session_is_a_handful_of_lines(pair):
     """Goal: at the default level a hundred connections and an address change give a few lines, never payload."""
     pair.echo()
-    pair.start()
+    pair.start(cproxy=("--carrier", "tcp"))
     for _ in range(100):
         app = pair.app()
         app.sendall(b"hello")

@@ -17,7 +17,7 @@ from proxies import CPROXY, CPROXY_PORT, PEERS, SPROXY, SPROXY_PORT
 from relays import MPROXY
 from test_forwards import authorize, echoed
 from test_sproxy_outlives import KEPT
-from traffic import ends_by_reset, read_exactly, read_pattern, read_to_end, send_pattern
+from traffic import ends_by_reset, is_turned_away, read_exactly, read_pattern, read_to_end, send_pattern
 
 PLACE, TARGET_PORT = 9000, 3000
 
@@ -87,7 +87,7 @@ def test_every_byte_both_ways_and_both_ends(pair, lab):
         visitor.sendall(b"last words")
         visitor.shutdown(socket.SHUT_WR)
         assert read_to_end(daemon) == b"last words"
-    assert ends_by_reset(lab.server.connect(PLACE)), "nobody listens beside cproxy any more"
+    assert is_turned_away(lab.server, PLACE), "nobody listens beside cproxy any more"
     assert pair.cproxy.event("target-unreachable")["why"] == "Connection refused"
 
 
@@ -225,7 +225,7 @@ def test_a_key_has_so_many_streams(pair, lab):
     start(pair, "-R", f"{PLACE}:127.0.0.1:{TARGET_PORT}").event("remote-listening")
     served = [lab.server.connect(PLACE) for _ in range(2)]
     assert all(echoed(each) for each in served)
-    assert ends_by_reset(lab.server.connect(PLACE))
+    assert is_turned_away(lab.server, PLACE)
     assert "limit of 2 streams" in pair.sproxy.event("refused")["why"]
     served.pop().close()
     until(lambda: not ends_at_once(lab.server.connect(PLACE)), 15, "there is room again")

@@ -78,6 +78,14 @@ def ends_by_reset(connection):
     return False
 
 
+def is_turned_away(host, port):
+    """Whether who connects there is reset; the reset may be here before connect() has looked at how it ended."""
+    try:
+        return ends_by_reset(host.connect(port))
+    except ConnectionResetError:
+        return True
+
+
 class Traffic(threading.Thread):
     """Sends the pattern on every connection to an echo daemon, and judges what comes back, until told to
     finish.
