@@ -114,10 +114,11 @@ class Daemons:
         if self._config.send_proxy is None:
             return b""
         from mproxy.relay._proxy_header import make_header
-        found = client.endpoint.addresses()
-        if found is None:
-            return make_header(self._config.send_proxy, None)
-        own, peer = found
+        carrier = client.endpoint.carrier
+        facts = carrier.describe() if carrier is not None else {}
+        own, peer = facts.get("local", ("?", 0)), facts.get("peer", ("?", 0))
+        if "?" in (own[0], peer[0]):
+            return make_header(self._config.send_proxy, None)  # a carrier without addresses, or one that has just ended
         if self._config.accept_proxy and client.host != peer[0]:
             peer = client.host, int(client.peer.rpartition(":")[2])  # a balancer has brought it
         return make_header(self._config.send_proxy, (peer, own))
