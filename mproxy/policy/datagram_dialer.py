@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mproxy.transport.keying import Keying
 
 # At the end, for the acknowledgement of what was said last; and how often to look.
-LEAVE_US = 1_000_000
+LEAVE_US = 500_000
 LOOK_US = 5_000
 
 RECEIVE_BYTES = 65536

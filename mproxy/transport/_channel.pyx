@@ -29,8 +29,8 @@ from mproxy.transport._outflow cimport (
 from mproxy.transport._pacer cimport RUN_BYTES, pacer_fill, pacer_ready_at
 from mproxy.transport._parcels cimport MOST_PARCEL_PARTS, PARCEL_HEADER_BYTES, Parcels
 from mproxy.transport._packet cimport (
-    BASE_PACKET_BYTES, CRC_BYTES, PACKET_HEADER_BYTES, ControlType, EndCode, PacketFlag, PacketType, crc32c, crc_seal,
-    get_header, put_header,
+    BASE_PACKET_BYTES, CRC_BYTES, PACKET_HEADER_BYTES, SMALL_PACKET_BYTES, ControlType, EndCode, PacketFlag, PacketType,
+    crc32c, crc_seal, get_header, put_header,
 )
 from mproxy.transport._recovery cimport PROBES, Recovery
 from mproxy.transport._rtt cimport rtt_timeout
@@ -256,10 +256,12 @@ cdef class Channel:
             mtu_lost(&self.mtu, recovery.lost_probe, now)
         if recovery.lost_flags & SENT_CREDIT:
             self.credit_due = True
-        if recovery.large_lost >= BLACK_HOLE_PACKETS and 0 < recovery.largest_size <= BASE_PACKET_BYTES \
-                and self.mtu.current > BASE_PACKET_BYTES:
+        if recovery.large_lost >= BLACK_HOLE_PACKETS and 0 < recovery.largest_size <= self.mtu.floor \
+                and self.mtu.current > self.mtu.floor:
             mtu_black_hole(&self.mtu, now)
+            recovery.large_lost = 0
             self.congestion.on_packet_size(self.mtu.current)
+        recovery.floor = self.mtu.floor
         if recovery.sample.acked_bytes > 0 or recovery.sample.lost_bytes > 0:
             recovery.sample.smoothed_rtt = recovery.rtt.smoothed
             recovery.sample.delivered = recovery.delivered
@@ -333,7 +335,8 @@ cdef class Channel:
         out.length = 0
         plan.size = self.mtu.current
         if self.probes > 0 and self.recovery.tries > 1 or self.recovery.tries > PERSISTENT_TRIES:
-            plan.size = BASE_PACKET_BYTES  # large packets may no longer pass
+            # Large packets may no longer pass; now and then the base does not either.
+            plan.size = SMALL_PACKET_BYTES if self.recovery.tries & 3 == 3 else min(plan.size, <uint32_t>BASE_PACKET_BYTES)
         if self.on_trial:
             plan.size = min(out.room, <uint32_t>BASE_PACKET_BYTES)
         pacer_fill(&self.pacer, self.congestion.rate, plan.size, now)

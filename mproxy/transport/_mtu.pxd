@@ -8,7 +8,7 @@ A probe is at most a quarter of the window: one that took all of it would hold u
 window is large enough, the usual sizes within that quarter are tried.
 
 When full packets vanish while small ones arrive (a black hole), packets go back to the base size and the search starts
-again.
+again. If those vanish, too, the path has become narrower than the set-up has shown: then to SMALL_PACKET_BYTES.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -23,6 +23,7 @@ cdef enum:
 
 cdef struct Mtu:
     uint32_t current    # largest packet to be sent
+    uint32_t floor      # what passes in any case: the base, and less once that has been tried in vain
     uint32_t ceiling    # largest that both ends' interfaces take
     uint32_t failed     # smallest size that did not pass, ceiling + 1: none
     uint32_t probing    # size being tried; 0: none

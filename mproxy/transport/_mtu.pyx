@@ -1,7 +1,7 @@
 """Packet size of the path; theory: _mtu.pxd."""
 
 from mproxy.ground._clock cimport NEVER
-from mproxy.transport._packet cimport BASE_PACKET_BYTES
+from mproxy.transport._packet cimport BASE_PACKET_BYTES, SMALL_PACKET_BYTES
 
 
 # Sizes that paths have: jumbo frames and Ethernet over IPv4 and IPv6, Ethernet in PPPoE and tunnels, IPv6's least.
@@ -10,7 +10,7 @@ cdef uint32_t[9] USUAL = [8972, 8952, 1472, 1452, 1444, 1432, 1400, 1350, 1232]
 
 cdef void mtu_init(Mtu *mtu, uint32_t base, uint32_t ceiling, int64_t now) noexcept nogil:
     """Use packets of `base` bytes, and search up to `ceiling`."""
-    mtu.current = base
+    mtu.current = mtu.floor = base
     mtu.ceiling = ceiling if ceiling > base else base
     mtu.failed = mtu.ceiling + 1
     mtu.tries = 0
@@ -76,6 +76,7 @@ cdef void mtu_acked(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
         mtu.in_flight = False
     if size > mtu.current and size <= mtu.ceiling:
         mtu.current = size
+        mtu.floor = max(mtu.floor, min(size, <uint32_t>BASE_PACKET_BYTES))
         if mtu.failed <= size:
             mtu.failed = mtu.ceiling + 1
         choose(mtu, now)
@@ -104,8 +105,10 @@ cdef void mtu_too_big(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
 
 
 cdef void mtu_black_hole(Mtu *mtu, int64_t now) noexcept nogil:
-    """Full packets vanish: go back to the base size, and search below what no longer passes."""
-    mtu.failed = mtu.current if mtu.current > BASE_PACKET_BYTES else mtu.ceiling + 1
-    mtu.current = BASE_PACKET_BYTES
+    """Packets above the floor vanish: go back to it, and search below what no longer passes. If they still vanish the
+    floor is lower the next time."""
+    mtu.failed = mtu.current if mtu.current > mtu.floor else mtu.ceiling + 1
+    mtu.current = mtu.floor
+    mtu.floor = SMALL_PACKET_BYTES
     mtu.in_flight = False
     choose(mtu, now)

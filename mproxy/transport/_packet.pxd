@@ -61,6 +61,7 @@ cpdef enum:
     CRC_BYTES = 4
     MIN_PACKET_BYTES = 32      # header and the shorter trailer
     BASE_PACKET_BYTES = 1200   # every path carries this much (RFC 9000 section 14); SYN is padded to it
+    SMALL_PACKET_BYTES = 548   # where a path has become narrower than that: IPv4's 576 (RFC 1122 section 3.3.3)
     MAX_PACKET_BYTES = 65507   # UDP over IPv4 (RFC 768)
     MAX_HANDSHAKE_BYTES = 1024  # one handshake message
 

@@ -64,7 +64,8 @@ cdef class Recovery:
     cdef uint32_t acked_probe            # size of the path probe acknowledged, if the flags have one
     cdef uint32_t lost_probe             # size of the newest path probe lost, if the flags have one
     cdef uint32_t largest_size           # largest packet acknowledged
-    cdef uint32_t large_lost             # packets above the base size lost since one of them was acknowledged
+    cdef uint32_t floor                  # what passes in any case, as Mtu has it
+    cdef uint32_t large_lost             # packets above that lost since one of them was acknowledged
     cdef uint64_t newest                 # highest number newly acknowledged
     cdef bint any_acked                  # something was acknowledged
     cdef bint failed                     # no memory

@@ -16,6 +16,7 @@ cdef class Recovery:
 
     def __cinit__(self):
         self.sent.entries = NULL
+        self.floor = BASE_PACKET_BYTES
         self.sent.waiting = NULL
         rtt_init(&self.rtt)
 
@@ -154,7 +155,7 @@ cdef class Recovery:
             self.acked_probe = entry.size
         if entry.size > self.largest_size:
             self.largest_size = entry.size
-        if entry.size > BASE_PACKET_BYTES:
+        if entry.size > self.floor:
             self.large_lost = 0
         if entry.flags & SENT_DATA and outflow_acked(self.flow, entry.offset, entry.offset + entry.length) < 0:
             self.failed = True
@@ -226,7 +227,7 @@ cdef class Recovery:
         self.lost_packets += 1
         self.sample.lost_bytes += entry.size
         self.sample.newest_lost_sent_at = entry.sent_at
-        if entry.size > BASE_PACKET_BYTES:
+        if entry.size > self.floor:
             self.large_lost += 1
         if entry.flags & SENT_PARCEL and self.parcels is not None:
             self.parcels.lost(entry.parcel)
@@ -302,7 +303,7 @@ cdef class Recovery:
                 self.in_flight -= entry.size
                 self.waiting -= 1
                 self.lost_flags |= entry.flags
-                if entry.size > BASE_PACKET_BYTES:
+                if entry.size > self.floor:
                     self.large_lost += 1
             sent_settle(&self.sent, number)
             number = sent_next(&self.sent, number, self.sent.next)

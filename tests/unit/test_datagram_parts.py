@@ -258,6 +258,23 @@ def test_black_hole_goes_back_to_the_base():
     assert 1200 < mtu.probe(1) < 1472
 
 
+def test_a_path_narrower_than_the_base():
+    """Goal: where the base vanishes, too, packets are small, and the search finds what passes; the way back up is open."""
+    mtu = MtuSearch(1200, 1472)
+    mtu.acked(mtu.probe(0), 0)
+    mtu.black_hole(1)
+    mtu.black_hole(2)
+    assert mtu.current == 548
+    for now in range(3, 60):
+        size = mtu.probe(now)
+        if size:
+            (mtu.acked if size <= 1172 else mtu.lost)(size, now)
+    assert 1172 - 24 <= mtu.current <= 1172
+    mtu.acked(1472, 60)
+    mtu.black_hole(61)
+    assert mtu.current == 1200, "it has passed once more"
+
+
 def test_host_refusal_bounds_the_search():
     mtu = MtuSearch(1200, 9000)
     assert mtu.probe(0) == 9000
