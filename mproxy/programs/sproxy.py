@@ -12,6 +12,7 @@ from mproxy import _wire
 from mproxy._inherit import keep_own_record, kept_own_record
 from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode, WelcomeFeature
+from mproxy.carrier._datagram_carrier import DatagramCarrier
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port, say_address
@@ -427,20 +428,21 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def on_moved(self, endpoint: Endpoint) -> None:
         """The client has another address, at which its key may not be allowed."""
-        client = self._clients.of(endpoint)
-        carrier = endpoint.carrier.describe() if endpoint.carrier is not None else {}
-        client.host, client.peer = carrier["peer"][0], say_address(carrier["peer"])
+        client, carrier = self._clients.of(endpoint), endpoint.carrier
+        assert isinstance(carrier, DatagramCarrier)  # no other one moves
+        client.host, client.peer = carrier.link.peer[0], say_address(carrier.link.peer)
         client.note()
         self._log.info("moved", session=client.name, peer=client.peer)
         try:
             client.grant = self._access.grant_living(client.spki, client.host, client.certificate)
         except PeerError as refusal:
+            if refusal.code == CloseCode.WRONG_ADDRESS:
+                return carrier.lose(str(refusal))  # the client may come back from where it is allowed
             self._loop.call_later(0, partial(self._revoke, client, refusal))  # the endpoint is at work
 
     def on_idle(self, endpoint: Endpoint) -> None:
-        client = self._clients.of(endpoint)
         if not endpoint.attached:
-            self._wait_for_carrier(client)
+            self._wait_for_carrier(self._clients.of(endpoint))
 
     def _wait_for_carrier(self, client: Client, waited_us: int = 0) -> None:
         ttl_us = self._config.session.session_ttl_us

@@ -259,7 +259,7 @@ def test_black_hole_goes_back_to_the_base():
 
 
 def test_a_path_narrower_than_the_base():
-    """Goal: where the base vanishes, too, packets are small, and the search finds what passes; the way back up is open."""
+    """Goal: where the base vanishes, too, packets are small, and the search finds what passes; up is possible again."""
     mtu = MtuSearch(1200, 1472)
     mtu.acked(mtu.probe(0), 0)
     mtu.black_hole(1)
