@@ -30,6 +30,7 @@ cdef class DatagramCarrier(Carrier):
     cdef object judge             # says of a host whether the peer may be there; None: it may be anywhere
     cdef LinkFrames frames        # of the session; None: `join` was not called yet
     cdef uint32_t parcels         # taken
+    cdef int64_t answer_us        # in which the peer answered before there were frames; 0: not known
     cdef int64_t keepalive_us     # the link's, but at rest
     cdef int64_t idle_us          # the link's, but at rest
     cdef int64_t interval_us      # of heartbeats, as told last

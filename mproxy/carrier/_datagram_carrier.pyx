@@ -53,9 +53,9 @@ cdef class LinkFrames(FrameParcels):
 
 cdef class DatagramCarrier(Carrier):
     """`link`, whose keys are known, now belongs to the carrier. No byte of a stream goes to an address of which
-    `judge(host)` does not say that the peer may be there."""
+    `judge(host)` does not say that the peer may be there. It has taken `answer_us` to answer, as far as is known."""
 
-    def __init__(self, Link link not None, judge=None):
+    def __init__(self, Link link not None, judge=None, int64_t answer_us=0):
         self.loop = link.endpoint.loop
         self.link = link
         self.sealed = True
@@ -64,6 +64,7 @@ cdef class DatagramCarrier(Carrier):
         self.idle_us = link.connection.idle_us
         link.handler = Liveliness(self)
         self.judge = judge
+        self.answer_us = answer_us
         link.connection.path.judged = judge is not None
 
     cdef void wake_endpoint(self) noexcept:
@@ -94,6 +95,8 @@ cdef class DatagramCarrier(Carrier):
     cdef bint report(self, PathReport *path) noexcept:
         cdef Channel channel = self.link.connection.channel
         path.answer_us = channel.timeout_us(0)
+        if channel.recovery.rtt.smoothed == 0:
+            path.answer_us = max(path.answer_us, self.answer_us)  # the engine has measured nothing yet
         path.silent_us = self.loop.now_us - self.link.connection.received_at
         path.repeats = 0  # the engine finds by itself which packets are too large
         path.in_flight = <uint32_t>channel.recovery.waiting

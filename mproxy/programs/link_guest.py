@@ -148,23 +148,26 @@ class LinkDoor(DatagramObserver):
     def on_full(self) -> None:
         self._log.warning("refused", why="too many connections over UDP")
 
-    def _welcome(self, link: Link, keys: LinkKeys) -> None:
+    def _welcome(self, link: Link, keys: LinkKeys, answer_us: int) -> None:
         if self._is_closed:
             link.abort(int(EndCode.STOPPED), b"")
         else:
-            self._reception.receive_guest(LinkGuest(self._loop, self._reception, link, keys))
+            self._reception.receive_guest(LinkGuest(self._loop, self._reception, link, keys, answer_us))
 
 
 class Newcomer(LinkHandler):
-    """A peer on `link`, until there are keys: then `welcome(link, keys)` is called, and sets another handler."""
+    """A peer on `link`, until there are keys: then `welcome(link, keys, answer_us)` is called, with how long it took to
+    answer, and sets another handler."""
 
-    def __init__(self, loop: Loop, link: Link, keying: Keying, welcome: Callable[[Link, LinkKeys], object]) -> None:
+    def __init__(self, loop: Loop, link: Link, keying: Keying,
+                 welcome: Callable[[Link, LinkKeys, int], object]) -> None:
         link.handler = self
         self._loop = loop
         self._keying = keying
         self._welcome = welcome
         self._heard = False
         self._is_over = False
+        self._began = loop.now()
         self._timer = loop.call_later(KEYS_US, partial(self._give_up, link))
 
     def on_handshake(self, link: Link, data: bytes) -> None:
@@ -198,7 +201,7 @@ class Newcomer(LinkHandler):
         keys = self._keying.link_keys
         if not self._is_over and keys is not None:
             self._end()
-            self._welcome(link, keys)
+            self._welcome(link, keys, self._loop.now() - self._began)
 
     def on_ended(self, _link: Link, _code: int, _reason: str, _local: bool) -> None:
         """It has gone."""
@@ -206,11 +209,12 @@ class Newcomer(LinkHandler):
 
 
 class LinkGuest(Guest, LinkHandler):
-    """A guest on a link, with keys."""
+    """A guest on a link, with keys; it took `answer_us` to answer."""
 
-    def __init__(self, loop: Loop, reception: Reception, link: Link, keys: LinkKeys) -> None:
+    def __init__(self, loop: Loop, reception: Reception, link: Link, keys: LinkKeys, answer_us: int) -> None:
         super().__init__(loop, reception, link.peer, say_address(link.peer), keys)
         self._link = link
+        self._answer_us = answer_us
         self._buffer = bytearray(RECEIVE_BYTES)
         link.handler = self
         link.fill(self._buffer, 1)
@@ -228,7 +232,8 @@ class LinkGuest(Guest, LinkHandler):
 
     def make_carrier(self) -> DatagramCarrier:
         """The carrier on the link; it knows where this key may be."""
-        return DatagramCarrier(self._link, partial(self._reception.may_come, self.spki, self.certificate))
+        may_come = partial(self._reception.may_come, self.spki, self.certificate)
+        return DatagramCarrier(self._link, may_come, self._answer_us)
 
     def go(self, where: Elsewhere) -> None:
         """Dial again, and then reach that worker: the keys of a link and what is under way on it cannot be handed over.

@@ -138,7 +138,8 @@ BY_KIND = {
 
 def pytest_generate_tests(metafunc):
     kinds = BY_KIND.get(metafunc.module.__name__.rpartition(".")[2])
-    if kinds is not None and "carrier_options" in metafunc.fixturenames:
+    own = any("carrier_options" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if kinds is not None and not own and "carrier_options" in metafunc.fixturenames:
         metafunc.parametrize("carrier_options", kinds.values(), ids=kinds.keys())
 
 

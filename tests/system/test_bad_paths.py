@@ -8,7 +8,7 @@ import time
 import pytest
 from lab import SLOWNESS_S, outage, until
 from long_cable import TUN, LongCable
-from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT, state_dir
+from proxies import CPROXY_PORT, DAEMON_PORT, OVER_TCP, SPROXY_PORT, state_dir
 from traffic import Flow, Traffic, ends_by_reset, read_exactly
 
 from tests.root import real_root
@@ -73,6 +73,7 @@ def slow_cable(lab, ends):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("carrier_options", [OVER_TCP, []], ids=["tls", "udp"])
 def test_seven_seconds_to_and_fro(pair, slow_cable):
     """Goal: with a round trip of 7 s the first contact takes four (SYN, TLS, HELLO, key), and no carrier is lost."""
     pair.echo()
