@@ -173,8 +173,8 @@ class Trial:
 
 
 def words_of(config: CproxyConfig) -> list[str]:
-    """The command line of a cproxy with this configuration."""
-    words = ["--stdio", "--log-format", "json", "--log-level", "info", "--connect-timeout",
+    """The command line of a cproxy with this configuration; over TCP, since it is a connection that is watched."""
+    words = ["--stdio", "--carrier", "tcp", "--log-format", "json", "--log-level", "info", "--connect-timeout",
              f"{config.connect_timeout_us}us"]
     files = (("--key", config.key), ("--known-hosts", config.known_hosts), ("--state-dir", config.state_dir))
     for option, value in files:
