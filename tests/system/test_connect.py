@@ -49,7 +49,7 @@ def test_survives_an_address_change(host, way):
     ssh.expect("^number 20$")
     if way == "first":
         until(lambda: host.peers("resumed"), 20, "the session to move to the port")
-        assert host.peers("resumed") == [DIRECT]
+        assert set(host.peers("resumed")) == {DIRECT}, "over TCP, then perhaps over UDP"
         assert ssh.log.text == ""
     counts_on(lab, ssh)
     # Over UDP it is the same carrier that moves.
