@@ -262,7 +262,7 @@ def figures(program):
 def test_figures_never_grow_less(pair, daemon, kept):
     """Goal: what ended sessions and outages have come to is known to every worker: killed at once, while there is a
     carrier, while there is none, and between two sessions."""
-    cproxy = kept("--idle", "1ms")
+    cproxy = kept("--idle", "1ms", "--carrier", "tcp")
     known = figures(facts(pair.lab.client, "cproxy"))
     for number in range(3):
         app, connection = pair.joined(daemon)
