@@ -336,7 +336,9 @@ cdef class Channel:
         plan.size = self.mtu.current
         if self.probes > 0 and self.recovery.tries > 1 or self.recovery.tries > PERSISTENT_TRIES:
             # Large packets may no longer pass; now and then the base does not either.
-            plan.size = SMALL_PACKET_BYTES if self.recovery.tries & 3 == 3 else min(plan.size, <uint32_t>BASE_PACKET_BYTES)
+            plan.size = min(plan.size, <uint32_t>BASE_PACKET_BYTES)
+            if self.recovery.tries & 3 == 3:
+                plan.size = SMALL_PACKET_BYTES
         if self.on_trial:
             plan.size = min(out.room, <uint32_t>BASE_PACKET_BYTES)
         pacer_fill(&self.pacer, self.congestion.rate, plan.size, now)
