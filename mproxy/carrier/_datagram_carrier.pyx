@@ -10,8 +10,9 @@ from mproxy._ring cimport iovec
 from mproxy._session cimport Session
 from mproxy.carrier._carrier cimport PathReport
 from mproxy.io._loop cimport BUFFER_BYTES, Work
+from mproxy.io._packets cimport LocalAddress
 from mproxy.io._udp_socket cimport Peer, peer_pair
-from mproxy.transport._arrivals cimport pair_of
+from mproxy.transport._arrivals cimport own_source, pair_of
 from mproxy.transport._channel cimport Channel
 from mproxy.transport._datagram_endpoint cimport DatagramEndpoint, Link
 from mproxy.transport._packet cimport EndCode
@@ -198,26 +199,19 @@ def is_busy(DatagramEndpoint endpoint not None):
 
 
 cdef tuple own_address(Link link):
-    """(host, port) that the peer writes to; until it has, the host that the kernel would write from."""
+    """(host, port) that this path has; "?" for the host where there is no way to the peer."""
+    cdef LocalAddress local = link.local
     cdef Peer peer
     if link.endpoint.sockets == 0:
         return "?", 0
     with socket.socket(fileno=os.dup(link.endpoint.sources[0].fd)) as own:
         port = own.getsockname()[1]
+    if not local.bytes[0] | local.bytes[10] | local.bytes[15]:
+        own_source(&link.connection.path.peer, &local)
     memset(&peer, 0, sizeof(peer))
-    memcpy(&peer.name.sin6_addr, link.local.bytes, 16)
+    memcpy(&peer.name.sin6_addr, local.bytes, 16)
     host = peer_pair(&peer)[0]
-    return host if host != "::" else source_towards(link.peer), port
-
-
-cdef str source_towards(tuple peer):
-    """The address that the kernel would write from to (host, port)."""
-    with socket.socket(socket.AF_INET6 if ":" in peer[0] else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(peer)
-        except OSError:
-            return "?"  # there is no route
-        return probe.getsockname()[0]
+    return "?" if host == "::" else host, port
 
 
 _open = set()  # carriers in use, alive until the turn after `close`

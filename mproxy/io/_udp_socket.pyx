@@ -2,6 +2,7 @@
 
 import socket as _python_socket
 
+from libc.errno cimport EADDRNOTAVAIL, EHOSTUNREACH, EINVAL, ENETDOWN, ENETUNREACH
 from libc.string cimport memcmp, memcpy, memset
 
 from mproxy.ground._sockaddr cimport (
@@ -9,8 +10,8 @@ from mproxy.ground._sockaddr cimport (
 )
 from mproxy.io._packets cimport receive_trains, report_local_address
 from mproxy.io._socket cimport (
-    IPPROTO_IP, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, connect, getsockname, set_option,
-    set_receive_queue, setsockopt, socket,
+    IPPROTO_IP, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, close, connect, getsockname,
+    set_option, set_receive_queue, setsockopt, socket,
 )
 
 
@@ -112,6 +113,27 @@ cdef int udp_connect(int fd, const Peer *peer) noexcept nogil:
     cdef SocketAddress name
     cdef socklen_t length = peer_name(peer, udp_is_v4(fd), &name)
     return connect(fd, <sockaddr *>&name, length)
+
+
+cdef void udp_source(const Peer *peer, LocalAddress *out) noexcept nogil:
+    """Which of our addresses the kernel would send to `peer` from; zeros where there is no way."""
+    cdef sockaddr_storage own
+    cdef socklen_t length = sizeof(own)
+    cdef Peer us
+    cdef int fd = udp_socket()
+    memset(out, 0, sizeof(LocalAddress))
+    if fd < 0:
+        return
+    if udp_connect(fd, peer) == 0 and getsockname(fd, <sockaddr *>&own, &length) == 0:
+        peer_set(&us, &own)
+        memcpy(out.bytes, &us.name.sin6_addr, 16)
+        out.interface = us.local.interface
+    close(fd)
+
+
+cdef bint udp_has_no_way(int error) noexcept nogil:
+    """Whether an error of sendmsg(2) means that no packet gets to the peer for now."""
+    return error in (ENETUNREACH, EHOSTUNREACH, ENETDOWN, EADDRNOTAVAIL, EINVAL)
 
 
 cdef void udp_fragment(int fd, bint allowed) noexcept nogil:

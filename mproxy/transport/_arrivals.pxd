@@ -4,7 +4,7 @@ the packets of one connection go in a train.
 
 from libc.stdint cimport uint32_t
 
-from mproxy.io._packets cimport Slot
+from mproxy.io._packets cimport LocalAddress, Slot
 from mproxy.io._socket cimport Target
 from mproxy.io._udp_socket cimport Peer
 from mproxy.transport._packet cimport PeerAddress
@@ -15,4 +15,5 @@ cdef bytes source_of(const PeerAddress *address)
 cdef void sender_of(const Slot *slot, PeerAddress *out) noexcept
 cdef void address_of(Target target, PeerAddress *out) noexcept
 cdef tuple pair_of(const PeerAddress *address)
+cdef void own_source(const PeerAddress *peer, LocalAddress *out) noexcept
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept

@@ -4,8 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from mproxy.ground._sockaddr cimport is_mapped
-from mproxy.io._udp_socket cimport peer_of, peer_pair, peer_set
-from mproxy.io._udp_socket cimport peer_of, peer_pair, peer_set
+from mproxy.io._udp_socket cimport peer_of, peer_pair, peer_set, udp_source
 from mproxy.transport._packet cimport MIN_PACKET_BYTES, packet_id
 
 
@@ -45,6 +44,14 @@ cdef tuple pair_of(const PeerAddress *address):
     cdef Peer peer
     memcpy(&peer.name, address.bytes, 28)
     return peer_pair(&peer)
+
+
+cdef void own_source(const PeerAddress *peer, LocalAddress *out) noexcept:
+    """Which of our addresses the kernel would send to the peer from; zeros where there is no way."""
+    cdef Peer to
+    memset(&to, 0, sizeof(to))
+    memcpy(&to.name, peer.bytes, 28)
+    udp_source(&to, out)
 
 
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:

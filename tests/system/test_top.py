@@ -98,7 +98,7 @@ def test_one_that_hangs_hides_no_other(pair, served, top):
     """Goal: the programs that answer are shown at once and stay up to date; `status` names the one that hangs."""
     other = pair.start_cproxy("--name", "hung", port=CPROXY_PORT + 1)
     control = pair.lab.client.home / "runtime" / "mproxy" / f"cproxy-{other.process.pid}.sock"
-    until(control.exists, 10, "its control socket")
+    until(lambda: "hung" in pair.lab.client.run(MPROXY, "status"), 30, "its answer")
     other.signal(signal.SIGSTOP)
     try:
         terminal = top("laptop")
