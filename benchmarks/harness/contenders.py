@@ -60,6 +60,7 @@ SOCAT_UDP = "socat udp"
 PLAIN = "--plain"  # keeps no state, and refuses to be told where
 PLAINTEXT = "--plaintext"  # beside peers that do not encrypt
 NO_KEEPER = "--no-keeper"
+EVERY_BREAK = ("--log-level", "debug")  # rows count the lines that say so
 
 StartRow = Callable[[tuple[Hop, ...], Path], list[Process]]
 HopCommand = Callable[[Hop, Path], list[str]]
@@ -161,13 +162,14 @@ def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path, *, 
         *options,
         *sproxy,
         *server_state,
+        *EVERY_BREAK,
         "--bind",
         last.listen_address,
         str(last.port),
         last.target,
     ]
-    client_command = [str(REPOSITORY / "cproxy"), *options, *cproxy, *state, "--bind", first.listen_address]
-    client_command += [str(first.port), address, port]
+    client_command = [str(REPOSITORY / "cproxy"), *options, *cproxy, *state, *EVERY_BREAK]
+    client_command += ["--bind", first.listen_address, str(first.port), address, port]
     server = started(server_command, last, work)
     return [started(client_command, first, work), server]
 

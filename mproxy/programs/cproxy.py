@@ -155,7 +155,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._places.begin(past is not None)
         session = self._endpoint.session
         self._owes_goodbye = bool(self._instance.former) and not session.session_id
-        for session_id, why in succession.condemned:
+        for session_id, why in succession.over:
             self._log.warning("ended", session=say_session(session_id), why=why)
             self._inspection.note_end(say_session(session_id), self._sproxy, why)
         if succession.estate.damaged:

@@ -5,7 +5,15 @@ from __future__ import annotations
 
 import struct
 
-from mproxy._inherit import inherit, keep_own_record, keep_record, kept_own_record, kept_record, mark
+from mproxy._inherit import (
+    inherit,
+    keep_own_record,
+    keep_record,
+    kept_own_record,
+    kept_record,
+    mark,
+    named_descriptors,
+)
 from mproxy._session import CarrierState, Session
 from mproxy._wire import SESSION_ID_BYTES, CloseCode
 from mproxy.endpoint._endpoint import Endpoint
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
 # outages as they are remembered; behind that the key of the sproxy that has it.
 RECORD = struct.Struct("=BQQQQ5Q")
 VERSION = 1
+
+ENDING = "it was being ended when the worker died"
 
 # A longer key is not kept: then known_hosts alone says whether it is the right one.
 LONGEST_KEY = 1960
@@ -59,7 +69,7 @@ class Succession:
         self.estate = Estate()
         self.way: Way | None = None  # where a former carrier led
         self.ended = Ended(keep_own_record)
-        self.condemned: list[tuple[bytes, str]] = []  # ids of sessions that were ended without a look at them, and why
+        self.over: list[tuple[bytes, str]] = []  # ids of sessions that do not go on, and why
 
     def claim(self, fds: list[int], listeners: list[socket.socket]) -> Collection[int]:
         """Look what there is; of the descriptors `fds` those that are still wanted."""
@@ -86,14 +96,14 @@ class Succession:
         self.ended.recall(kept_own_record())
         ill = self.estate.ill(condemned)
         for number in ill:
-            self.condemned.append((mark(number).to_bytes(SESSION_ID_BYTES), "workers died in its turn"))
+            self.over.append((mark(number).to_bytes(SESSION_ID_BYTES), "workers died in its turn"))
             end_unseen(number)
         found = [(inherit(self._config, number, now), number) for number in self.estate.sessions if number not in ill]
         self._instance.recall()
         if not found:
             endpoint.renew(Session(self._config, is_server=False))
             return None
-        found.sort(key=lambda each: each[0].state != CarrierState.CLOSED_FOR_GOOD and bool(each[0].session_id))
+        found.sort(key=lambda each: rank(each[0], bool(named_descriptors(each[1]))))
         session, number = found.pop()
         for other in found:  # it died while one followed the other
             self._end(*other)
@@ -102,7 +112,7 @@ class Succession:
         past = self._recall(number, session)
         past.lost = len(lost)
         if session.state == CarrierState.CLOSED_FOR_GOOD:
-            past.ending = "it was being ended when the worker died"
+            past.ending = ENDING
         elif session.session_id and self._instance.former != session_tag(session.session_id):
             self._instance.began(session_tag(session.session_id))
         return past
@@ -121,7 +131,15 @@ class Succession:
             outages = Outages(self._config.heartbeat_us)
             outages.recall(*self._recall(number, session).outages)
             self.ended.add(session, outages, self._loop.now())
+            self.over.append((session.session_id, ENDING))
         endpoint = Endpoint(self._loop, session, EndpointObserver())
         take_over(endpoint, number)
         endpoint.close(CloseCode.ORDERLY, "")
         endpoint.dispose()
+
+
+def rank(session: Session, has_applications: bool) -> tuple[bool, bool]:
+    """Of several sessions the one that goes on has the highest: one that is over has none to lose, and one that sproxy
+    has not named yet may have applications."""
+    named = bool(session.session_id)
+    return session.state != CarrierState.CLOSED_FOR_GOOD and (named or has_applications), named

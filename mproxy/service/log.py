@@ -93,7 +93,7 @@ class Log:
         by `tell_rest`.
         """
         from mproxy.service.log_rate import Restraint
-        self._restraint = Restraint()
+        self._restraint = Restraint(with_flaps=self._lowest == 0)
         self._call_later = call_later
         self._looking = False
 

@@ -1,10 +1,11 @@
 """How often the log may say the same thing, so that no stranger, client or outage fills a disk with it.
 
-Every line takes a token from each of up to three buckets, which fill up again with time:
+Every line takes a token from each of up to four buckets, which fill up again with time:
 
 1. of its event: all sources together;
 2. of its event and source (who it is about: the address of its `peer`, else its `session`, else its `source`);
-3. a warning or error that says `why`: of its event, source and reason.
+3. a warning or error that says `why`: of its event, source and reason;
+4. a session that loses its carrier and gets one: of its event and session, however many sessions a source has.
 
 A line for which one of them is empty is held back and counted there. The next line of its kind that gets through says
 `more=N`: that many like it were not written. If none comes, the last one held back is itself written as soon as there
@@ -34,8 +35,13 @@ EVENT_WARNING, EVENT_INFO = (200, 1.0), (1000, 0.05)
 # One line says that a server is out of reach, however many dials it took to find out.
 ONCE = {"dial-failed": (1, 60.0)}
 
-# A change of state and not a complaint: `resumed` without its `lost` would be confusing.
+# A change of state and not a complaint: its reason is as good as another.
 STATES = {"lost", "ended"}
+
+# On a path that comes and goes every few seconds these say nothing new, except to who looks for a fault. How many there
+# were `mproxy status` knows.
+FLAPS = {"lost", "resumed", "moved"}
+FLAP = (12, 60.0)
 
 # What the user of a transfer has asked for: a line for each file.
 FILES = {"sent", "left-out"}
@@ -70,9 +76,10 @@ class Bucket:
 
 
 class Restraint:
-    """Decides which lines are written and which held back."""
+    """Decides which lines are written and which held back; `with_flaps`: those of FLAPS have no rate of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_flaps: bool = False) -> None:
+        self._with_flaps = with_flaps
         self._events: dict[Key, Bucket] = {}
         self._buckets: dict[Key, Bucket] = {}  # of sources and reasons, least recent first
 
@@ -80,7 +87,7 @@ class Restraint:
         """None if the line is to be held back; else how many like it were not written before it."""
         if event in FILES:
             return 0
-        asked = [(self._bucket(key, rate, now), rate) for key, rate in rates(level, event, fields)]
+        asked = [(self._bucket(key, rate, now), rate) for key, rate in self._rates(level, event, fields)]
         for bucket, (burst, every_s) in asked:
             if not bucket.fill(burst, every_s, now):
                 bucket.held += 1
@@ -92,6 +99,12 @@ class Restraint:
             more += bucket.held
             bucket.held, bucket.line = 0, NO_LINE
         return more
+
+    def _rates(self, level: str, event: str, fields: Fields) -> list[tuple[Key, Rate]]:
+        asked = rates(level, event, fields)
+        if event in FLAPS and fields.get("session") and not self._with_flaps:
+            asked.append(((event, "session", str(fields["session"])), FLAP))
+        return asked
 
     def _bucket(self, key: Key, rate: Rate, now: float) -> Bucket:
         if len(key) == 1:
@@ -149,7 +162,7 @@ class Restraint:
 
 
 def rates(level: str, event: str, fields: Fields) -> list[tuple[Key, Rate]]:
-    """The buckets of a line, the most general first."""
+    """The buckets of a line, the most general first, without that of FLAPS."""
     complaint = level in ("warning", "error") and event not in STATES
     source = source_of_line(fields)
     asked: list[tuple[Key, Rate]] = [((event,), EVENT_WARNING if complaint else FILE_OF_A_PEER.get(event, EVENT_INFO))]

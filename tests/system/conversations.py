@@ -63,8 +63,8 @@ class Conversation(threading.Thread):
     def run(self):
         try:
             with self.app:
-                self.app.sendall(b"?")
                 try:
+                    self.app.sendall(b"?")
                     daemon = self.meeting.accept(b"?")
                 finally:
                     self.meeting.opening.release()

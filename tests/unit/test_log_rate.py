@@ -75,13 +75,31 @@ def test_lines_of_an_hour(make, most):
     assert an_hour(make, 5) <= most
 
 
-def test_breaks_of_one_session_are_told_each():
-    """With a break every second for two minutes, neither a `resumed` nor its `lost` may be missing."""
-    restraint = Restraint()
-    for second in range(120):
+def breaks(restraint, seconds):
+    """How many lines tell of a path that breaks and comes back every second."""
+    told = 0
+    for second in range(seconds):
         for line in (("warning", "lost", {"session": "4f2a91c0", "why": "closed by the peer"}),
                      ("info", "resumed", {"session": "4f2a91c0", "peer": "10.0.0.1:6200"})):
-            assert restraint.admit(*line, NOON + second) == 0
+            told += restraint.admit(*line, NOON + second) is not None
+        told += len(restraint.due(NOON + second))
+    return told
+
+
+def test_breaks_of_one_session_are_told_each_at_first_and_then_once_a_minute():
+    """Neither a `resumed` nor its `lost` is missing when the network changes a few times."""
+    assert breaks(Restraint(), 12) == 24
+    assert breaks(Restraint(), HOUR_S) <= 2 * (12 + 60)
+
+
+def test_who_looks_for_a_fault_is_told_each_break():
+    assert breaks(Restraint(with_flaps=True), 120) == 240
+
+
+def test_many_sessions_of_one_host_are_told_each():
+    restraint = Restraint()
+    for number in range(100):
+        assert restraint.admit("info", "resumed", {"session": f"{number:08x}", "peer": "10.0.0.1:6200"}, NOON) == 0
 
 
 def test_what_no_line_follows_is_told_when_its_time_comes():
