@@ -241,10 +241,12 @@ class RaceDialer:
 
     def _move(self) -> None:
         self._timer = None
-        if not self.observer.still_wanted():
-            self._is_moving, self._is_answered = True, False
-            self._start_udp()
-            self._wait(MOVE_US, self._stay)
+        if self.observer.still_wanted():  # it is in doubt, and perhaps good
+            self._plan_move(MOVE_AFTER_US)
+            return
+        self._is_moving, self._is_answered = True, False
+        self._start_udp()
+        self._wait(MOVE_US, self._stay)
 
     def _stay(self) -> None:
         """UDP does not pass."""
@@ -262,9 +264,17 @@ class RaceDialer:
 
     # ---- what they tell
 
+    def is_wanted(self) -> bool:
+        """Whether the next attempt makes sense. If not, TCP has a carrier that was in doubt and is good: it moves
+        later."""
+        wanted = self.observer.still_wanted()
+        if not wanted:
+            self._plan_move(MOVE_AFTER_US)
+        return wanted
+
     def datagram_is_wanted(self) -> bool:
-        """Whether the next attempt over UDP makes sense."""
-        return self._is_moving or self.observer.still_wanted()
+        """The same for one over UDP."""
+        return self._is_moving or self.is_wanted()
 
     def datagram_failed(self) -> None:
         """No answer, or one that led to nothing."""
@@ -313,7 +323,7 @@ class _TcpObserver(DialObserver):
         self._race = race
 
     def still_wanted(self) -> bool:
-        return self._race.observer.still_wanted()
+        return self._race.is_wanted()
 
     def make_caller(self, keys: LinkKeys | None = None) -> Caller:
         return self._race.observer.make_caller(keys)

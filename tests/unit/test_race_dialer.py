@@ -297,6 +297,39 @@ def test_a_quick_start_is_over_tcp():
     assert race.running() == ["udp"], "the next carrier is found as everybody's"
 
 
+def on_tcp():
+    """A session that TCP has carried until it was to move."""
+    race = Race(starts_quickly=True)
+    race.dialer.start()
+    race.tcp.welcome()
+    race.clock.pass_us(SETTLED_US - 1)
+    return race
+
+
+def test_a_carrier_in_doubt_moves_when_it_has_turned_out_to_be_good():
+    race = on_tcp()
+    race.asked.wanted = True
+    race.clock.pass_us(1)
+    assert race.udp is None
+    race.asked.wanted = False
+    race.clock.pass_us(MOVE_AFTER_US)
+    assert race.running() == ["udp"]
+
+
+def test_a_carrier_that_was_dialled_for_in_vain_moves_later():
+    """Goal: a dialer that asks, and hears that nothing is wanted, eases by itself; that is no reason to stay."""
+    race = on_tcp()
+    race.lose()
+    assert race.running() == ["udp"]
+    race.asked.wanted = False
+    assert not race.udp.observer.still_wanted()
+    race.udp.ease()
+    race.clock.pass_us(MOVE_AFTER_US)
+    assert race.running() == ["udp"] and race.tcp.starts == 1
+    race.udp.welcome()
+    assert race.asked.welcomes == 2
+
+
 def test_a_quick_start_without_tcp():
     race = Race(starts_quickly=True)
     race.dialer.start()
