@@ -4,8 +4,9 @@
    blocked nobody waits longer than the head start.
 2. As soon as sproxy has answered over UDP TCP is left alone, or UDP, if HELLO was already said over TCP: sproxy should
    not see two of our carriers compete. The other joins again if that leads to nothing.
-3. If TCP was faster UDP counts as blocked: it is tried after a minute, then after twice as long each time, up to half
-   an hour, and whenever the network has changed. A session that TCP carries then moves by an ordinary resume.
+3. If TCP was faster although UDP had its head start, UDP counts as blocked: it is tried after a minute, then after
+   twice as long each time, up to half an hour, and whenever the network has changed. A session that TCP carries then
+   moves by an ordinary resume.
 4. An sproxy that says over TCP that it takes no carriers over UDP, as older ones do by saying nothing, is not asked
    over UDP again until it says something else. Both is remembered from one run to the next (`policy.udp_record`).
 5. Where every millisecond of the start counts (`starts_quickly`: --stdio, and ssh) the first dial is TCP's, whose code
@@ -74,6 +75,7 @@ class RaceDialer:
         self._ends: tuple[str, str] | None = None  # its addresses: sproxy's and ours
         self._is_moving = False  # a session that TCP carries is on its way to UDP
         self._is_answered = False  # sproxy has answered over UDP since it is being dialled
+        self._udp_from = 0         # when that began
         blocked_s, self._failures = record.blocked(MOST_AGAIN_US // 1_000_000)  # times in a row that UDP did not pass
         self._again_at = self.loop.now() + blocked_s * 1_000_000  # when to try it again
         self._timer: Timer | None = None  # of the next thing to be done
@@ -213,6 +215,8 @@ class RaceDialer:
         if self._datagram is None:
             self._datagram = self._make_datagram(_DatagramObserver(self), self._heard, self._tcp.paths)
             self._datagram.advertised(self._spot)
+        if not self._datagram.running:
+            self._udp_from = self.loop.now()
         self._datagram.start()
 
     def _stop_udp(self) -> None:
@@ -292,7 +296,8 @@ class RaceDialer:
         self.observer.on_welcome(link, caller, welcome)
 
     def tcp_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
-        was_slower, was_quick = self._tries_udp() and not self._is_answered, self._starts_quickly
+        had_time = self.loop.now() - self._udp_from >= HEAD_START_US
+        was_slower, was_quick = self._tries_udp() and not self._is_answered and had_time, self._starts_quickly
         self._carrying = self._tcp
         self._welcomed()
         self._on_tcp = True

@@ -297,6 +297,18 @@ def test_a_quick_start_is_over_tcp():
     assert race.running() == ["udp"], "the next carrier is found as everybody's"
 
 
+def test_udp_that_has_just_begun_does_not_count_as_blocked():
+    """Goal: the network changes while the first dial is under way, and TCP is welcomed before UDP can be answered."""
+    race = Race(starts_quickly=True)
+    race.dialer.start()
+    race.dialer.network_changed()
+    assert race.running() == ["udp", "tcp"]
+    race.clock.pass_us(HEAD_START_US - 1)
+    race.tcp.welcome()
+    race.clock.pass_us(SETTLED_US)
+    assert race.running() == ["udp"]
+
+
 def on_tcp():
     """A session that TCP has carried until it was to move."""
     race = Race(starts_quickly=True)
