@@ -1,6 +1,8 @@
 """`cproxy --carrier auto` has two ways to sproxy: which is tried when, and how it comes back to UDP. Both dialers are
 stand-ins; times are literal."""
 
+import random
+
 import pytest
 
 from mproxy._wire import CloseCode, WelcomeFeature
@@ -400,3 +402,46 @@ def test_a_quick_start_goes_to_the_advertised_address_as_late_as_ever():
     assert race.running() == []
     race.clock.pass_us(1)
     assert race.running() == ["udp"] and race.udp.spot == NODE
+
+
+@pytest.mark.parametrize("number", range(100))
+def test_whatever_has_happened_a_session_over_tcp_tries_udp_again(seed, number):
+    """Goal: doubts, changes of the network, lost carriers, answers and welcomes at any moment; in the end TCP carries
+    the session, and UDP is tried within the longest pause."""
+    chance = random.Random(f"{seed} {number}")
+    race = Race(starts_quickly=chance.random() < 0.5)
+
+    def ask():
+        """Real dialers ask before each attempt, and ease when nothing is wanted."""
+        for name in race.running():
+            dialer = getattr(race, name)
+            if not dialer.observer.still_wanted():
+                dialer.ease()
+
+    def welcome(name):
+        if name in race.running():
+            getattr(race, name).welcome()
+
+    def refute():
+        race.asked.wanted = False
+        ask()
+        race.dialer.ease()
+
+    steps = [race.lose, refute, ask, race.dialer.network_changed, lambda: welcome("udp"), lambda: welcome("tcp"),
+             lambda: race.udp is not None and race.udp.running and race.udp.heard(),
+             lambda: race.udp is not None and race.udp.running and race.udp.observer.on_dial_failed("no answer")]
+    for _ in range(chance.randrange(1, 30)):
+        chance.choice(steps)()
+        race.clock.pass_us(chance.choice([0, 10_000, HEAD_START_US, ANSWERED_US, SETTLED_US, MOVE_US]))
+    race.lose()
+    while "tcp" not in race.running():
+        race.clock.pass_us(HEAD_START_US)
+    race.tcp.welcome()
+    tries = race.udp.starts if race.udp is not None else 0
+    for _ in range(MOST_AGAIN_US // HEAD_START_US + 1):
+        race.clock.pass_us(HEAD_START_US)
+        ask()
+        if race.udp is not None and race.udp.starts > tries:
+            break
+    else:
+        raise AssertionError(f"--seed {seed}: it stays on TCP")
