@@ -71,7 +71,7 @@ class RaceDialer:
         self._datagram: DatagramDialer | None = None
         self._carrying: Dialer | DatagramDialer = self._tcp
         self._spot: Spot | None = None  # where sproxy says that it can be reached over UDP
-        self._on_tcp = False     # TCP carries a session
+        self._on_tcp = False     # TCP carries a session, or did last
         self._ends: tuple[str, str] | None = None  # its addresses: sproxy's and ours
         self._is_moving = False  # a session that TCP carries is on its way to UDP
         self._is_answered = False  # sproxy has answered over UDP since it is being dialled
@@ -117,11 +117,13 @@ class RaceDialer:
         """Dial until a carrier is welcomed; does nothing if that is under way."""
         if self._is_moving and self._is_answered:
             # sproxy closes the old carrier when it welcomes the new one, and that may be seen before the welcome.
-            self._on_tcp = self._is_moving = False
+            self._is_moving = False
             self._wait(ANSWERED_US, self._start_tcp)
             return
-        if self._is_moving:
-            self.stop()  # what it was to replace was lost
+        if self._is_moving:  # what it was to replace is lost, or in doubt
+            self._is_moving = False
+            self._cancel_timer()
+            self._stop_udp()
         if self.running:
             return
         if not self._record.is_offered or self.loop.now() < self._again_at:

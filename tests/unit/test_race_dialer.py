@@ -437,6 +437,12 @@ def test_whatever_has_happened_a_session_over_tcp_tries_udp_again(seed, number):
     while "tcp" not in race.running():
         race.clock.pass_us(HEAD_START_US)
     race.tcp.welcome()
+    for _ in range(chance.randrange(3)):  # it is in doubt for a while
+        race.clock.pass_us(chance.choice([0, MOVE_AFTER_US - 1, SETTLED_US - 1]))
+        race.lose()
+        race.clock.pass_us(chance.choice([0, 1, MOVE_AFTER_US]))
+        race.asked.wanted = False
+        ask()
     tries = race.udp.starts if race.udp is not None else 0
     for _ in range(MOST_AGAIN_US // HEAD_START_US + 1):
         race.clock.pass_us(HEAD_START_US)
