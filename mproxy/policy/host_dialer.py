@@ -67,14 +67,14 @@ class HostDialer:
         self._direct: Direct | None = None
         self._carrying: Direct | ViaDialer = self._via
         self._has_begun = False  # there was a welcome
+        self._may_move = False   # ssh carries a session, and nothing has said yet that the port cannot be reached
         self._is_moving = False  # a session that ssh carries is on its way to the port
         self._timer: Timer | None = None  # of the next thing to be done
         self._use_port(self._record.port)
         trust(self._record.key)
 
     def _use_port(self, port: int) -> None:
-        if self._direct is not None:
-            self._direct.stop()
+        self._stop_direct()
         self._direct = self._make_direct(port, _DirectObserver(self)) if port else None
 
     # ---- what the others see of it
@@ -108,8 +108,10 @@ class HostDialer:
 
     def start(self) -> None:
         """Dial until a carrier is welcomed; does nothing if that is under way."""
-        if self._is_moving:
-            self.stop()  # what it was to replace was lost
+        if self._is_moving:  # what it was to replace is lost, or in doubt
+            self._is_moving = False
+            self._cancel_timer()
+            self._stop_direct()
         if self._via.running or (self._direct is not None and self._direct.running):
             return
         if self._direct is None or (self._record.is_shut and not self._has_begun):
@@ -121,10 +123,9 @@ class HostDialer:
     def stop(self) -> None:
         """Give up what is under way."""
         self._cancel_timer()
-        self._is_moving = False
+        self._may_move = self._is_moving = False
         self._via.stop()
-        if self._direct is not None:
-            self._direct.stop()
+        self._stop_direct()
 
     def ease(self) -> None:
         """Begin nothing more."""
@@ -132,6 +133,7 @@ class HostDialer:
         self._via.ease()
         if self._direct is not None:
             self._direct.ease()
+        self._plan_move()
 
     def hurry(self, newcomer: bool) -> None:
         """An application waits, or has just come."""
@@ -192,10 +194,20 @@ class HostDialer:
             self._direct.stop()
         self._cancel_timer()
 
+    def _stop_direct(self) -> None:
+        if self._direct is not None:
+            self._direct.stop()
+
+    def _plan_move(self) -> None:
+        if self._may_move and not self._is_moving:
+            self._wait(MOVE_AFTER_US, self._move)
+
     def _move(self) -> None:
         """Try to leave ssh for the port."""
         self._timer = None
-        if self._direct is not None and not self.observer.still_wanted():
+        if self.observer.still_wanted():  # the carrier is in doubt, and perhaps good
+            self._plan_move()
+        elif self._direct is not None:
             self._is_moving = True
             self._direct.start()
             self._wait(MOVE_US, self._stay)
@@ -203,16 +215,20 @@ class HostDialer:
     def _stay(self) -> None:
         """The port cannot be reached."""
         self._cancel_timer()
-        self._is_moving = False
+        self._may_move = self._is_moving = False
         self._record.note(is_shut=True)
-        if self._direct is not None:
-            self._direct.stop()
+        self._stop_direct()
 
     # ---- what the port tells
 
     def direct_is_wanted(self) -> bool:
         """Whether the next attempt at the port makes sense."""
-        return not self._via.is_answered and (self._is_moving or self.observer.still_wanted())
+        if self._via.is_answered:
+            return False
+        if self._is_moving or self.observer.still_wanted():
+            return True
+        self._plan_move()
+        return False
 
     def direct_failed(self) -> None:
         """Refused, unreachable, or not the sproxy that is expected."""
@@ -232,16 +248,15 @@ class HostDialer:
 
     def via_welcomed(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._carrying = self._via
-        if self._direct is not None:
-            self._direct.stop()
+        self._stop_direct()
         self._welcomed(connection, caller, welcome)
-        if self._direct is not None:
-            self._wait(MOVE_AFTER_US, self._move)
+        self._may_move = self._direct is not None
+        self._plan_move()
 
     def _welcomed(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._cancel_timer()
         self._has_begun = True
-        self._is_moving = False
+        self._may_move = self._is_moving = False
         if self._carrying is not self._via:
             self._via.stop()
         self.observer.on_welcome(connection, caller, welcome)

@@ -259,3 +259,39 @@ def test_a_missing_program_is_named(ways):
     ways.via.observer.on_dial_failed("the command ended without an answer of sproxy: exit status 127")
     (why,) = ways.asked.failures
     assert why.startswith("mproxy is not installed on server")
+
+
+def carried_by_ssh(ways):
+    """A session that ssh carries and that is about to move."""
+    ways.dialer.start()
+    ways.heard(announce([6201], KEY))
+    ways.welcome(ways.via)
+    ways.via.running = False
+    ways.clock.pass_us(MOVE_AFTER_US - 1)
+    assert ways.running() == []
+
+
+def test_a_carrier_in_doubt_moves_when_it_has_turned_out_to_be_good(ways):
+    carried_by_ssh(ways)
+    ways.asked.wanted = True
+    ways.clock.pass_us(1)
+    assert ways.running() == []
+    ways.asked.wanted = False
+    ways.clock.pass_us(MOVE_AFTER_US)
+    assert ways.running() == ["direct"]
+
+
+def test_a_carrier_that_was_dialled_for_in_vain_moves_later(ways):
+    carried_by_ssh(ways)
+    ways.asked.wanted = True
+    ways.dialer.start()
+    assert ways.running() == ["direct"]
+    ways.asked.wanted = False
+    assert not ways.direct.observer.still_wanted()
+    ways.direct.running = False
+    ways.clock.pass_us(MOVE_AFTER_US)
+    assert ways.running() == ["direct"]
+    ways.clock.pass_us(MOVE_US)
+    assert ways.running() == [], "the port cannot be reached"
+    ways.clock.pass_us(10 * MOVE_AFTER_US)
+    assert ways.running() == []
