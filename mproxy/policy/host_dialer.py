@@ -114,7 +114,7 @@ class HostDialer:
             self._stop_direct()
         if self._via.running or (self._direct is not None and self._direct.running):
             return
-        if self._direct is None or (self._record.is_shut and not self._has_begun):
+        if self._direct is None or (self._record.is_reached_by_ssh and not self._has_begun):
             self._via.start()
             return
         self._direct.start()

@@ -30,6 +30,11 @@ class HostRecord:
             self._path = os.path.join(state_dir, "hosts", percent_encoded(name, "@:+,"))
             self._read(self._path)
 
+    @property
+    def is_reached_by_ssh(self) -> bool:
+        """Whether there is no port to be tried first."""
+        return not self.port or self.is_shut
+
     def learn(self, port: int, key: str) -> None:
         """What its sproxy says over a channel that is trusted."""
         if (port, key) != (self.port, self.key):

@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 
 from mproxy.ground.words import escaped, say_ending
+from mproxy.policy.via_start import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,22 +33,6 @@ KILL_US = 2_000_000
 READ_BYTES = 4096
 LAST_READS = 16  # of what a process that has ended left behind
 
-UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
-
-
-def owns_terminal() -> bool:
-    """Whether a child of ours can ask something at a terminal: there is one, and we are not in its background."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
-
 
 class ViaCommand:
     """One run of `command`. `on_end(self)` is called once, when it has ended and its last words were read. OSError if
@@ -56,9 +40,9 @@ class ViaCommand:
 
     def __init__(self, loop: Loop, command: str, log: Logger, on_end: Callable[[ViaCommand], object],
                  has_terminal: bool = False) -> None:
-        self.has_terminal = has_terminal
-        self.sock, theirs = socket.socketpair()
-        self.sock.setblocking(False)
+        child = start(command, has_terminal)
+        self.has_terminal = child.has_terminal
+        self.sock = child.sock
         self.ending = ""      # how it has ended
         self.status: int | None = None  # its exit status; None: by a signal, or not yet
         self.last_words = ""  # its last line on standard error
@@ -70,21 +54,8 @@ class ViaCommand:
         self._said = 0
         self._rest = b""      # of a line that is not complete
         self._timer: Timer | None = None
-        self._errors, errors = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._errors, False)
-        try:
-            self._pid = os.posix_spawn(
-                "/bin/sh", ["sh", "-c", command], os.environ, setsid=not has_terminal, setsigmask=(),
-                setsigdef=signal.valid_signals() - UNCHANGEABLE,
-                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
-                              (os.POSIX_SPAWN_DUP2, 2 if has_terminal else errors, 2)])
-        except OSError:
-            self.sock.close()
-            os.close(self._errors)
-            raise
-        finally:
-            theirs.close()
-            os.close(errors)
+        self._errors = child.errors
+        self._pid = child.pid
         self._pidfd = os.pidfd_open(self._pid)
         self._watch = loop.watch(self._pidfd, lambda _events: self._ended())
         self._errors_watch = loop.watch(self._errors, lambda _events: self._read())

@@ -14,7 +14,8 @@ from mproxy.policy.attempt import reason_of
 from mproxy.policy.banner import Banner
 from mproxy.policy.dial_schedule import DialSchedule
 from mproxy.policy.paths import Paths
-from mproxy.policy.via_command import ViaCommand, owns_terminal
+from mproxy.policy.via_command import ViaCommand
+from mproxy.policy.via_start import owns_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ import threading
 
 from mproxy.ground.errors import MproxyError
 from mproxy.policy.via_command import ViaCommand
-from mproxy.programs.copy_options import PROGRAM, RECEIVERS, SENDERS, CopyConfig, parse_copy
+from mproxy.programs.copy_options import PROGRAM, RECEIVERS, SENDERS, CopyConfig
 from mproxy.programs.copy_places import asked_for, find_landing, make_directory_of, without_dots
+from mproxy.programs.copy_ssh import NOT_FOUND, ssh_command
 from mproxy.programs.copy_words import MOST_REQUEST_BYTES, AnswerReader, pack_request
 from mproxy.service.exit import USAGE, complain
 from mproxy.service.run import Program, run_program
@@ -40,12 +41,6 @@ if TYPE_CHECKING:
     from mproxy.service.control import Command
     from mproxy.service.log import Log
 
-# What ssh does here, whatever ssh_config says for other uses: one command, without a terminal or a forward.
-BARE = ("-T", "-a", "-x", "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no")
-
-# Where mproxy may be on the other host although ssh does not look there.
-MORE_PATH = "$PATH:$HOME/.local/bin:/usr/local/bin"
-
 # How long UDP has before ssh carries the packets as well. A handshake on a slow path takes a second.
 PIPE_AFTER_US = 2_000_000
 
@@ -53,13 +48,12 @@ PIPE_AFTER_US = 2_000_000
 LAST_US, LOOK_US = 2_000_000, 250_000
 
 SSH_FAILED = 255   # ssh's own exit status; any other is that of the command
-NOT_FOUND = 127
 KILL_AFTER_S = 1.0
 
 READ_BYTES = 1 << 16
 
 
-def main(argv: list[str]) -> int:
+def copy(config: CopyConfig) -> int:
     """`mproxy copy` on the host where it was called; the exit status."""
     started: list[Copy] = []
 
@@ -68,7 +62,7 @@ def main(argv: list[str]) -> int:
         return started[0]
 
     try:
-        return run_program(PROGRAM, parse_copy, make, argv)
+        return run_program(PROGRAM, lambda _argv: config, make, [])
     finally:
         for program in started:
             program.close()
@@ -120,7 +114,7 @@ class Copy(Program):
         except MproxyError as error:
             self._fail(str(error))
             return
-        self._ssh = ViaCommand(self._loop, self._command(), self._log, self._ssh_ended, has_terminal=True)
+        self._ssh = ViaCommand(self._loop, ssh_command(config), self._log, self._ssh_ended, has_terminal=True)
         if config.pushes and "-" not in config.paths:
             from mproxy.programs.early_search import EarlySearch
             self._search = EarlySearch(self._loop, self._settings(SENDERS, ("", 0)), config.paths)
@@ -151,15 +145,6 @@ class Copy(Program):
             raise MproxyError("more names than can be asked for at once; name their directory, or use a pattern in"
                               " quotes")
         return request
-
-    def _command(self) -> str:
-        """The shell command that runs ssh."""
-        config = self._config
-        mproxy = config.remote_mproxy or "mproxy"
-        look = "" if config.remote_mproxy else f"command -v mproxy >/dev/null || exit {NOT_FOUND}; "
-        there = shlex.join(["sh", "-c", f'PATH="{MORE_PATH}"; {look}{mproxy} copy --other-end'])
-        login = ["-l", config.remote.user] if config.remote.user else []
-        return f"exec {shlex.join([*config.ssh, *BARE, *login, '--', config.remote.host, f'exec {there}'])}"
 
     # ---- what is answered
 

@@ -6,13 +6,10 @@ from mproxy.ground.config import LOG_LEVELS, LogConfig, Setting
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import parse_command, parse_name, parse_port
 from mproxy.programs.copy_places import parse_place
-from mproxy.programs.deleting import check_deletion
-from mproxy.programs.options import OneLineParser
-from mproxy.programs.transfer import add_path_options, add_source_options, take_datagram, take_rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from mproxy.programs.copy_places import RemotePlace
@@ -73,8 +70,49 @@ class CopyConfig(LogConfig):
         return {name: self.options[name] for name in names if name in self.options}
 
 
+# The options of most calls, with what becomes of their values; None: there is none.
+_PLAIN: dict[str, tuple[str, Callable[[str], Any] | None]] = {
+    "--quiet": ("quiet", None), "--ssh": ("ssh", parse_command), "--remote-mproxy": ("remote_mproxy", parse_name),
+    "-P": ("P", parse_port), "-r": ("habit", None), "-p": ("habit", None)}
+
+
 def parse_copy(argv: list[str] | None) -> CopyConfig:
     """The CopyConfig of the command line `argv`."""
+    given, words = (argv and split_plain(argv)) or split(argv)
+    given["force"] = given.get("force", True)
+    datagram = given.pop("datagram", {})
+    options = {name: given.pop(name) for name in {*SENDERS, *RECEIVERS} if name in given}
+    ssh = given.pop("ssh", ["ssh"])
+    if "P" in given:
+        ssh = [*ssh, "-p", str(given.pop("P"))]
+    given.pop("habit", None)
+    given.setdefault("log_level", "warning")
+    return CopyConfig(datagram=datagram, options=options, ssh=tuple(ssh), **given, **_find_ends(words))
+
+
+def split_plain(argv: list[str]) -> tuple[dict[str, Any], list[str]] | None:
+    """(options, words) of a command line with nothing unusual, since ssh waits for this, and a parser takes 20 ms;
+    None: it is another one, or there is something wrong with it."""
+    given: dict[str, Any] = {"rules": ()}
+    words = list(argv)
+    while words and words[0].startswith("-"):
+        name, parse = _PLAIN.get(words.pop(0), ("", None))
+        if not name:
+            return None
+        given[name] = True
+        if parse is not None:
+            try:
+                given[name] = parse(words.pop(0))
+            except (IndexError, UsageError):
+                return None
+    return (given, words) if len(words) >= 2 and not any(word.startswith("-") for word in words) else None
+
+
+def split(argv: list[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """The same of any command line."""
+    from mproxy.programs.deleting import check_deletion
+    from mproxy.programs.options import OneLineParser
+    from mproxy.programs.transfer import add_path_options, add_source_options, take_datagram, take_rules
     parser = OneLineParser(PROGRAM, _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("files")
     add_source_options(parser, group, "")
@@ -110,15 +148,8 @@ def parse_copy(argv: list[str] | None) -> CopyConfig:
     if "compress" in given:  # either side needs what reads and what writes it
         from mproxy.transfer import zstd
         zstd.load()
-    given["force"] = given.get("force", True)
-    datagram = take_datagram(given)
-    options = {name: given.pop(name) for name in {*SENDERS, *RECEIVERS} if name in given}
-    ssh = given.pop("ssh", ["ssh"])
-    if "P" in given:
-        ssh = [*ssh, "-p", str(given.pop("P"))]
-    given.pop("habit", None)
-    given.setdefault("log_level", "warning")
-    return CopyConfig(datagram=datagram, options=options, ssh=tuple(ssh), **given, **_find_ends(words))
+    given["datagram"] = take_datagram(given)
+    return given, words
 
 
 def _find_ends(words: Sequence[str]) -> dict[str, Any]:

@@ -9,5 +9,5 @@ def main(argv: list[str]) -> int:
     if argv == ["--other-end"]:
         from mproxy.programs.copy_there import main as main_there
         return main_there()
-    from mproxy.programs.copy_here import main as main_here
+    from mproxy.programs.copy_start import main as main_here
     return main_here(argv)

@@ -1,0 +1,77 @@
+"""Starts what `--via` names: a shell command whose standard input and output are one end of a pair of sockets.
+
+Apart from who watches it (mproxy.policy.via_command), because one whose end everybody waits for is started before
+anything of a session is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
+
+
+def owns_terminal() -> bool:
+    """Whether a child of ours can ask something at a terminal: there is one, and we are not in its background."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+class ViaChild:
+    """A process that runs `command`; OSError if it cannot be started. With the terminal it is in our session and
+    process group, and its standard error is ours; else it leads a session of its own."""
+
+    def __init__(self, command: str, has_terminal: bool) -> None:
+        self.has_terminal = has_terminal
+        self.sock, theirs = socket.socketpair()
+        self.sock.setblocking(False)
+        self.errors, errors = os.pipe2(os.O_CLOEXEC)  # what it says on standard error, without a terminal
+        os.set_blocking(self.errors, False)
+        try:
+            self.pid = os.posix_spawn(
+                "/bin/sh", ["sh", "-c", command], os.environ, setsid=not has_terminal, setsigmask=(),
+                setsigdef=signal.valid_signals() - UNCHANGEABLE,
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
+                              (os.POSIX_SPAWN_DUP2, 2 if has_terminal else errors, 2)])
+        except OSError:
+            self.sock.close()
+            os.close(self.errors)
+            raise
+        finally:
+            theirs.close()
+            os.close(errors)
+
+
+# Those that were started before who needs them was there, by their commands.
+_early: dict[str, ViaChild] = {}
+
+
+def start_early(command: str, has_terminal: bool) -> None:
+    """Start the command for the `start` that will ask for it."""
+    try:
+        _early[command] = ViaChild(command, has_terminal)
+    except OSError:
+        pass  # `start` will say so
+
+
+def start(command: str, has_terminal: bool) -> ViaChild:
+    """The process of that command that was started early, or a new one; OSError."""
+    return _early.pop(command, None) or ViaChild(command, has_terminal)
+
+
+def forget_early() -> None:
+    """Nobody has asked for them, and nobody will: without its input each of them ends."""
+    for child in _early.values():
+        child.sock.close()
+        os.close(child.errors)
+    _early.clear()

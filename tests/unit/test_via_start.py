@@ -1,0 +1,57 @@
+"""A command of --via that is started before who needs it is there."""
+
+import os
+
+import pytest
+
+from mproxy.policy import via_start
+
+COMMAND = "echo early; echo errors >&2; cat"
+
+
+def said(child):
+    child.sock.setblocking(True)
+    child.sock.settimeout(30)
+    return child.sock.recv(100)
+
+
+def end(child):
+    child.sock.close()
+    os.set_blocking(child.errors, True)
+    assert os.read(child.errors, 100) == b"errors\n"
+    os.close(child.errors)
+    assert os.waitpid(child.pid, 0)[1] == 0
+
+
+def test_it_is_taken_once_and_by_who_asks_for_it():
+    via_start.start_early(COMMAND, False)
+    other = via_start.start("echo other; echo errors >&2", False)
+    assert said(other) == b"other\n"
+    end(other)
+    first, second = via_start.start(COMMAND, False), via_start.start(COMMAND, False)
+    assert first.pid != second.pid and not via_start._early
+    for child in (first, second):
+        assert said(child) == b"early\n"
+        end(child)
+
+
+def test_who_is_not_asked_for_ends():
+    """Goal: without its input; nothing of it stays open here."""
+    before = len(os.listdir("/proc/self/fd"))
+    via_start.start_early("exec cat", False)
+    (child,) = via_start._early.values()
+    via_start.forget_early()
+    assert os.waitpid(child.pid, 0)[1] == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+    via_start.forget_early()
+
+
+def test_what_cannot_be_started_is_said_when_it_is_needed(monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(12, "no memory")
+    monkeypatch.setattr(os, "posix_spawn", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    via_start.start_early(COMMAND, False)
+    with pytest.raises(OSError, match="no memory"):
+        via_start.start(COMMAND, False)
+    assert len(os.listdir("/proc/self/fd")) == before
