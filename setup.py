@@ -111,9 +111,22 @@ def extensions():
 
 PROGRESS_LOCK = threading.Lock()
 
+# The one program that is no Python: it starts `mproxy ssh` and `mproxy connect`.
+QUICK_START = Path("mproxy/programs/quick_start.c")
+
 
 class BuildExtensions(build_ext):
     """Keeps what a debugger needs of a release apart, nine tenths of a module's size, and tells how far it is."""
+
+    def run(self):
+        """Build all modules, and the program."""
+        super().run()
+        place = Path() if self.inplace else Path(self.build_lib)
+        build_program(self.compiler, QUICK_START, place / QUICK_START.parent / "quick-start", self.force)
+
+    def get_outputs(self):
+        """The program, too."""
+        return [*super().get_outputs(), str(Path(self.build_lib, QUICK_START.parent, "quick-start"))]
 
     def build_extension(self, extension):
         """Build one module, and split it."""
@@ -126,6 +139,19 @@ class BuildExtensions(build_ext):
                 sys.stderr.flush()
         if not DEBUG and shutil.which("objcopy"):
             keep_symbols_apart(Path(self.get_ext_fullpath(extension.name)), extension.name)
+
+
+def build_program(compiler, source, program, force):
+    """Build a program of one C file, if it is not up to date. Without sanitizers: it frees nothing on purpose."""
+    if not force and program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
+        return
+    flags = [flag for flag in FLAGS if not flag.startswith(("-fsanitize", "-fno-sanitize"))]
+    objects = compiler.compile([str(source)], output_dir=BUILD, extra_postargs=[*flags, "-fPIE"])
+    program.parent.mkdir(parents=True, exist_ok=True)
+    compiler.link_executable(objects, str(program), extra_postargs=[
+        "-pie", *(flag for flag in LINK_FLAGS if not flag.startswith("-fsanitize"))])
+    if not DEBUG and shutil.which("objcopy"):
+        subprocess.run(["objcopy", "--strip-all", program], check=True)
 
 
 def keep_symbols_apart(module, name):

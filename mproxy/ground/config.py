@@ -324,6 +324,10 @@ class CproxyConfig(ProgramConfig):
     # the cost of one heartbeat a second.
     idle_us = Setting(60 * SECOND_US, 0, 30 * DAY_US)
 
+    # With `stdio`, the name of the socket at which the next ssh is awaited for that time (mproxy.programs.standby);
+    # empty: nobody is.
+    standby = Setting("")
+
     # Keep a carrier that works when the route to sproxy leads over another device; else it moves there.
     stay = Setting(False)
 

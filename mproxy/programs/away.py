@@ -79,6 +79,11 @@ class AwayTeller:
         """Draw the line, if standard error is a terminal."""
         self._draws = is_terminal(TERMINAL)
 
+    def leave_terminal(self) -> None:
+        """It is no longer ours."""
+        self.withdraw()
+        self._draws = False
+
     def use_notifications(self) -> None:
         """Notify the desktop, if there is notify-send."""
         import shutil

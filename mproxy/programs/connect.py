@@ -13,16 +13,20 @@ import socket
 from mproxy.ground.config import LOG_LEVELS, CproxyConfig, SessionConfig, default_state_dir, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_command, parse_duration, parse_host, parse_name, parse_port, via_host
-from mproxy.programs.cproxy import make_program
+from mproxy.policy.host_record import HostRecord
+from mproxy.policy.via_start import forget_early, owns_terminal, start_early
+from mproxy.programs.next_ssh import standby_name
 from mproxy.programs.own_command import is_plain, shell_words
 from mproxy.service.exit import exit_status
-from mproxy.service.run import run_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 PROGRAM = "mproxy connect"
+
+# After the end of ssh.
+IDLE_US = 600_000_000
 
 # In the environment of the ssh that starts sproxy: whoever is called by it has nothing to do but connect to sshd.
 BOOTSTRAP = "MPROXY_BOOTSTRAP"
@@ -45,7 +49,14 @@ def _run(argv: list[str]) -> int:
     if BOOTSTRAP in os.environ:
         return relay(argv)
     config = parse(argv)
-    return run_program("cproxy", lambda _argv: config, make_program, argv)
+    if HostRecord(config.state_dir, config.name or "").is_reached_by_ssh:
+        start_early(config.via or "", owns_terminal())  # what follows takes a while, in which it can log in
+    from mproxy.programs.cproxy import make_program
+    from mproxy.service.run import run_program
+    try:
+        return run_program("cproxy", lambda _argv: config, make_program, argv)
+    finally:
+        forget_early()
 
 
 def relay(argv: list[str]) -> int:
@@ -69,11 +80,12 @@ def parse(argv: list[str]) -> CproxyConfig:
     given["hushed"] = "log_level" not in given
     given.setdefault("log_level", "warning")
     given.setdefault("state_dir", default_state_dir())
+    given["idle_us"] = given.pop("idle", IDLE_US)
     login = f"{user}@" if user else ""
     place = f"{login}{format_host_port(host, port)}"
     return CproxyConfig(
         session=session, stdio=True, keeper=False, name=place, sproxy_host=via_host(f"ssh:{place}"), direct=host,
-        via=bootstrap(ssh, user, name, port, sproxy), via_terminal=True,
+        via=bootstrap(ssh, user, name, port, sproxy), via_terminal=True, standby=standby_name(argv),
         ssh_name=f"{login}{name if port == 22 else format_host_port(name, port)}", **given)
 
 
@@ -115,6 +127,9 @@ def split(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
         "sproxy on HOST (default: sproxy on the PATH there, or in ~/.local/bin or /usr/local/bin)"))
     parser.add(parser, "--heartbeat", parse_duration, metavar="TIME", help=(
         "send a heartbeat this often (default 1s)"))
+    parser.add(parser, "--idle", parse_duration, metavar="TIME", help=(
+        "how long the session is kept when ssh has ended, for the next one with the same command line, which then"
+        " waits for nothing (default 10m, 0: not at all)"))
     parser.add_choice(parser, "--log-level", LOG_LEVELS, (
         "debug, info, warning or error (default warning until there is a session, then error)"))
     parser.add(parser, "--state-dir", parse_name, metavar="DIR", help=(

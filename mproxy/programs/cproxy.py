@@ -25,6 +25,8 @@ from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction, advertised, instance_name
 from mproxy.programs.last_words import Guard
 from mproxy.programs.listening_side import ListeningSide
+from mproxy.programs.next_ssh import NextSsh
+from mproxy.programs.parting import Parting
 from mproxy.programs.remote_places import RemotePlaces
 from mproxy.programs.why_ended import FINAL, KEY_REFUSED_US, STARTED_ANEW, say_close
 from mproxy.service.inspection import Inspected, Inspection
@@ -47,10 +49,6 @@ if TYPE_CHECKING:
 
 # How long --eager waits after the end of a session before it begins the next: the same may happen again at once.
 EAGER_PAUSE_US = 1_000_000
-
-# At the end, how often to look whether the peer has acknowledged or answered; and how long to wait for an answer.
-ACK_LOOK_US = 5_000
-ANSWER_US = 1_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,7 +100,9 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._key_refused_at: int | None = None
         self._yields = False      # the session gave way to another client: sproxy has --single, or no place left
         self._stopping = False
-        self._asked_at: int | None = None     # when it was asked whether sproxy is there
+        self._parting = Parting(loop, self._endpoint)
+        self._next_ssh = NextSsh(
+            config, loop, self._endpoint, self._teller, self._listening.target, self._finish_stdio)
         self._guard = Guard(loop, config, self._instance, log)
         if config.keeper and not config.stdio:
             from mproxy.programs.succession import Succession
@@ -196,7 +196,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """End the session, if there is one, and be ready for the next."""
         session = self._endpoint.session
         self._dialer.stop()
-        if self._endpoint.attached and (self._asked_at is None or self._has_answered()):
+        if self._endpoint.attached and self._parting.is_believed:
             self._instance.ended()  # otherwise the HELLO of the next session or the next start tells sproxy, or _leave
         self._endpoint.close(code, why)
         self._session_over(session, why, level)
@@ -218,6 +218,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._began_at, self._outages = None, Outages(self._config.session.heartbeat_us)
         if self._config.stdio:
             self.exit_status = self.exit_status or int(level != "info")
+            self._next_ssh.close()
             self._leave()
         elif self._config.eager and not self._stopping and not self._yields:
             self._loop.call_later(EAGER_PAUSE_US, self._reconnect.needed)
@@ -354,7 +355,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def on_idle(self, endpoint: Endpoint) -> None:
         if self._config.stdio:
             self.exit_status = self.exit_status or int(endpoint.vanished > 0)
-            self._finish_stdio()
+            if self._stopping or not self._next_ssh.begin():
+                self._finish_stdio()
         elif not self._config.eager:
             if self._idle_timer is not None:
                 self._idle_timer.cancel()
@@ -370,33 +372,14 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """The application has gone: leave as soon as the peer has acknowledged the rest, or --drain is over."""
         if not self._stopping:
             self._stop()
-            deadline = self._loop.now() + self._config.drain_us
-            self._wait_for_ack(deadline)
-
-    def _wait_for_ack(self, deadline: int) -> None:
-        if self._endpoint.session.streams.open_count and self._known and self._loop.now() < deadline:
-            self._loop.call_later(ACK_LOOK_US, lambda: self._wait_for_ack(deadline))
-        else:
-            self._when_answered(lambda: self._end_session(CloseCode.ORDERLY, "finished"))
+            self._parting.when_acknowledged(
+                self._loop.now() + self._config.drain_us, lambda: self._end_session(CloseCode.ORDERLY, "finished"))
 
     def _stop(self) -> None:
-        """Find out whether the path to sproxy works."""
         self._stopping = True
+        self._next_ssh.close()
         self._teller.withdraw()
-        self._asked_at = self._loop.now()
-        if self._endpoint.attached:
-            self._endpoint.probe()
-
-    def _has_answered(self) -> bool:
-        return self._loop.now() - self._endpoint.receive_silence_us > (self._asked_at or 0)
-
-    def _when_answered(self, act: Callable[[], object]) -> None:
-        """Act as soon as it is known whether sproxy is there."""
-        late = self._loop.now() - (self._asked_at or 0) >= ANSWER_US
-        if self._endpoint.attached and not self._has_answered() and not late:
-            self._loop.call_later(ACK_LOOK_US, lambda: self._when_answered(act))
-        else:
-            act()
+        self._parting.ask()
 
     def on_reset(self, endpoint: Endpoint, stream: int, code: int, why: str) -> None:
         """sproxy reset a stream; its application was reset, after all that the daemon had written."""
@@ -567,13 +550,17 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """SIGHUP: known_hosts is read at every dial, and sessions go on."""
         self._log.info("reloaded")
 
+    def hung_up(self) -> bool:
+        return self._next_ssh.hung_up(lambda: self.shut_down("SIGHUP"))
+
     def shut_down(self, _signal: str) -> None:
         """Stop accepting, drain, say goodbye."""
         self._listening.close()
         self._places.close()
         self._log.info("stopping", streams=self._endpoint.app_count)
         self._stop()
-        Drain(self._loop, self._unfinished, self._config.drain_us, lambda: self._when_answered(self._say_goodbye))
+        Drain(self._loop, self._unfinished, self._config.drain_us,
+              lambda: self._parting.when_answered(self._say_goodbye))
 
     def _unfinished(self) -> list[Endpoint]:
         return [self._endpoint] if self._known and self._endpoint.session.streams.open_count else []

@@ -14,6 +14,7 @@ the files of the version before, which are kept until the one after.
 from __future__ import annotations
 
 import compileall
+import contextlib
 import importlib.util
 import json
 import os
@@ -44,6 +45,23 @@ from mproxy.programs.start import {name}
 sys.exit({name}())
 """
 
+# For ssh and connect everybody waits, so these have a start without Python, where it was built.
+QUICK = "mproxy/programs/quick-start"
+QUICK_LAUNCHER = """\
+#!/bin/sh
+''':'
+case $1 in ssh|connect) [ -x {quick} ] && exec {quick} {python} "$0" "$@";; esac
+exec {command} -IS "$0" "$@"
+'''
+{author}
+import sys
+
+sys.path.insert(0, {root!r})
+from mproxy.programs.start import {name}
+
+sys.exit({name}())
+"""
+
 BLOCK = "/usr/bin/env --block-signal=INT"
 # The kernel splits a first line at the first space and cuts long ones. Then a shell starts Python: it runs the second
 # line, where Python sees a string of three lines.
@@ -56,6 +74,9 @@ TRY = "import sys; sys.path.insert(0, sys.argv[1]); import mproxy.carrier._tls, 
 
 def launcher(python: str, root: str, name: str, author: str) -> str:
     """The text of the program `name`, which `python` runs from the packages in `root`."""
+    if name == "mproxy" and not set("'\\") & set(root + python):
+        return QUICK_LAUNCHER.format(quick=shlex.quote(os.path.join(root, QUICK)), python=shlex.quote(python),
+                                     command=shell_command(python), author=author, root=root, name=name)
     return LAUNCHER.format(first_line=first_line(python), author=author, root=root, name=name)
 
 
@@ -65,7 +86,12 @@ def first_line(python: str) -> str:
     line = "#!{} {} -IS".format(BLOCK.replace(" ", " -S ", 1), python) if block else f"#!{python} -IS"
     if len(line) <= LONGEST_FIRST_LINE and not any(character in " \t\n\\'\"$" for character in python):
         return line
-    return VIA_SHELL.format(command=f"{BLOCK} {shlex.quote(python)}" if block else shlex.quote(python))
+    return VIA_SHELL.format(command=shell_command(python))
+
+
+def shell_command(python: str) -> str:
+    """How a shell starts it."""
+    return f"{BLOCK} {shlex.quote(python)}" if can_block() else shlex.quote(python)
 
 
 def can_block() -> bool:
@@ -143,6 +169,8 @@ def unpack(archive: IO[bytes], place: str) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(new)
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(os.path.join(new, QUICK), 0o755)  # zipfile gives nobody the right to run anything
         compileall.compile_dir(new, quiet=2)
         tried = subprocess.run([sys.executable, "-IS", "-c", TRY, new], stderr=subprocess.PIPE, check=False)
         if tried.returncode:

@@ -63,6 +63,10 @@ class Program:
     def reload(self) -> None:
         """Read files again; what is under way continues."""
 
+    def hung_up(self) -> bool:
+        """SIGHUP, with --stdio: False if that is its end."""
+        return False
+
     def claim(self, _fds: list[int]) -> Collection[int]:
         """In a worker, first of all: which descriptors that it did not begin with are still wanted; the others are
         closed."""
@@ -149,7 +153,9 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
             if successor is not None:
                 raise MproxyError("without a keeper no sessions can be taken over")
             # ssh sends SIGHUP to its ProxyCommand at its end, and so does the kernel if ssh had its own terminal.
-            install_signals(loop, program.shut_down, reload, one_hangup=stdio, leave=restart.leave)
+            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            install_signals(loop, program.shut_down, program.hung_up if stdio and not ignored else reload,
+                            one_hangup=stdio, leave=restart.leave)
         program.open()
         if user is not None:
             user.become()

@@ -432,7 +432,7 @@ def test_help_is_complete(program, capsys):
     config_class = {"cproxy": CproxyConfig, "sproxy": SproxyConfig}[program]
     shown = {**SessionConfig.settings(), **config_class.settings()}
     words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port", "direct", "ssh_name",
-             "hushed"}
+             "hushed", "standby"}
     if program == "sproxy":
         words |= {"connect_timeout_us", "idle_heartbeat_us"}
     for name in shown.keys() - words:
