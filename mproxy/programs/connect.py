@@ -17,6 +17,7 @@ from mproxy.policy.host_record import HostRecord
 from mproxy.policy.via_start import forget_early, owns_terminal, start_early
 from mproxy.programs.next_ssh import standby_name
 from mproxy.programs.own_command import is_plain, shell_words
+from mproxy.programs.standby_guest import use_standby
 from mproxy.service.exit import exit_status
 
 TYPE_CHECKING = False
@@ -48,6 +49,8 @@ def main(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     if BOOTSTRAP in os.environ:
         return relay(argv)
+    if argv and use_standby(standby_name(argv)):
+        return 0
     config = parse(argv)
     if HostRecord(config.state_dir, config.name or "").is_reached_by_ssh:
         start_early(config.via or "", owns_terminal())  # what follows takes a while, in which it can log in

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 
 from mproxy.ground.errors import MproxyError
 from mproxy.io.bind import UnixListener
+from mproxy.programs.standby_guest import READY, is_pipe
 from mproxy.service.control import credentials_of, make_directory, runtime_directories, short_path
 
 TYPE_CHECKING = False
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mproxy.io._loop import Loop, Watch
-
-READY = b"+"
 
 # Who connects sends its descriptors at once.
 PATIENCE_US = 2_000_000
@@ -91,7 +89,7 @@ class Standby:
             return
         except OSError:
             fds = []
-        if len(fds) != FDS or not all(map(_is_pipe, fds[:2])):
+        if len(fds) != FDS or not all(map(is_pipe, fds[:2])):
             for fd in fds:
                 os.close(fd)
             _dismiss(guest, self._coming)
@@ -114,11 +112,6 @@ def _dismiss(guest: socket.socket, guests: dict[socket.socket, Watch]) -> None:
 def _use_for_errors(fd: int) -> None:
     os.dup2(fd, 2)
     os.close(fd)
-
-
-def _is_pipe(fd: int) -> bool:
-    mode = os.fstat(fd).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def _listen(name: str) -> UnixListener:

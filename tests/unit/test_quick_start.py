@@ -94,14 +94,21 @@ def waiting(tmp_path, monkeypatch):
         yield listener
 
 
-def start(place, words=WORDS, **options):
-    return subprocess.Popen([QUICK_START, place / "python", place / "mproxy", "connect", *words],
+def start(place, words=WORDS, by=None, **options):
+    command = [QUICK_START, place / "python", place / "mproxy"] if by is None else by
+    return subprocess.Popen([*command, "connect", *words],
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def test_who_waits_gets_all_three(place, waiting):
-    """Goal: the pipes themselves change hands: what is written to them never passes a third process."""
-    with start(place) as program:
+BY_PYTHON = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+             "from mproxy.programs.start import mproxy\nsys.exit(mproxy())"]
+
+
+@pytest.mark.parametrize("by", [None, BY_PYTHON], ids=["quick-start", "python"])
+def test_who_waits_gets_all_three(place, waiting, by):
+    """Goal: the pipes themselves change hands: what is written to them never passes a third process. Where a program of
+    pip's has started Python it is the same."""
+    with start(place, by=by) as program:
         guest, _ = waiting.accept()
         guest.settimeout(PATIENCE_S)
         guest.sendall(b"+")
