@@ -6,7 +6,7 @@
  * `ssh` becomes ssh, with the command line that mproxy.programs.ssh composes; a test compares the two. `connect` hands
  * its standard input, output and error to a `mproxy connect` of the same words whose ssh has ended and whose session
  * waits for the next one (mproxy.programs.standby). Whatever else there is, and whatever goes wrong before anything was
- * done, is for PYTHON -IS MPROXY.
+ * done, is for PYTHON -IS MPROXY; where PYTHON is a hyphen, for MPROXY itself.
  *
  * What is allocated is never freed: the process becomes another one.
  */
@@ -356,6 +356,11 @@ int main(int count, char **word)
         become_ssh(word[2], word + 4);
     else if (!strcmp(word[3], "connect"))
         use_standby(word + 4);
+    if (!strcmp(word[1], "-")) {
+        execv(word[2], word + 2);
+        fprintf(stderr, "mproxy: cannot run %s: %s\n", word[2], strerror(errno));
+        return 127;
+    }
     add_word(&python, word[1]);
     add_word(&python, "-IS");
     for (int i = 2; i < count; i++)

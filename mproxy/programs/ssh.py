@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     if argv in (["--help"], ["-h"], ["--help-all"]):
         print(HELP)
         raise SystemExit(0)
-    command = compose(argv, own_command())
+    command = compose(argv, connecting())
     sys.stdout.flush()
     try:
         os.execvp(command[0], command)
@@ -50,6 +50,13 @@ def main(argv: list[str]) -> int:
         from mproxy.service.exit import FAILED, complain
         complain(PROGRAM, f"cannot run ssh: {error.strerror}; is it installed?")
         return FAILED
+
+
+def connecting() -> list[str]:
+    """How ssh is to call this mproxy: a program that pip has made is a Python, which takes long to start."""
+    mproxy = own_command()
+    quick = os.path.join(os.path.dirname(os.path.abspath(__file__)), "quick-start")
+    return [quick, "-", *mproxy] if len(mproxy) == 1 and os.access(quick, os.X_OK) else mproxy
 
 
 def compose(argv: list[str], mproxy: list[str]) -> list[str]:

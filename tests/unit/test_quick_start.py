@@ -70,6 +70,29 @@ def test_everything_else_is_for_python(place, words):
     assert quick(place, *words) == ["python", "-IS", str(place / "mproxy"), *words]
 
 
+def test_a_program_of_pip_s_is_run_itself(place):
+    """Goal: it is no launcher of ours, and finds its packages in its own way."""
+    done = subprocess.run([QUICK_START, "-", place / "mproxy", "connect", "ann@server:22"], timeout=PATIENCE_S,
+                          check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert done.stdout == b"mproxy\0connect\0ann@server:22\0"
+    done = subprocess.run([QUICK_START, "-", place / "missing", "connect", "x"], timeout=PATIENCE_S, check=False,
+                          stderr=subprocess.PIPE)
+    assert done.returncode == 127 and done.stderr.endswith(b"missing: No such file or directory\n")
+
+
+def test_ssh_calls_a_program_of_pip_s_through_it(place):
+    """Goal: ssh's ProxyCommand needs no Python to find who waits."""
+    program = place / "pip" / "mproxy"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+                       "from mproxy.programs.start import mproxy\nsys.exit(mproxy())\n")
+    program.chmod(0o755)
+    done = subprocess.run([program, "ssh", "server"], env={**os.environ, "PATH": f"{place}:/usr/bin:/bin"}, check=True,
+                          timeout=PATIENCE_S, stdout=subprocess.PIPE)
+    assert done.stdout.decode().split("\0")[:-1] == [
+        "ssh", "-o", f"ProxyCommand={QUICK_START} - {program} connect %r@%h:%p %n", "server"]
+
+
 def test_a_missing_ssh_is_for_python_to_explain(place, tmp_path):
     assert quick(place, "ssh", "server", env={"PATH": str(tmp_path)})[0] == "python"
 
