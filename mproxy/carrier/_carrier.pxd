@@ -22,7 +22,7 @@ own. It never calls Python, and calls the endpoint only by queueing its work.
 
 A carrier of packets differs in three things. It `pulls`: `room` is 0, and wakes what asks the session for frames when a
 packet may leave. What comes it gives to a `Recipient` at once, since a packet can be refused only before it is
-acknowledged. And its peer may have `moved` to another address.
+acknowledged. And one of its ends may have `moved` to another address.
 """
 
 from libc.stddef cimport size_t
@@ -59,7 +59,7 @@ cdef class Carrier:
     cdef bint holding          # bulk waits for room; `work` is queued when it is time to ask again
     cdef bint over             # nothing will be received or sent any more
     cdef str why               # why it is over, for the log
-    cdef bint moved            # the peer has another address; whoever has seen that takes the mark away
+    cdef bint moved            # to another address: the peer, or a client; whoever has seen that takes the mark away
 
     cdef void begin(self, Work *work) noexcept
     cdef void join(self, Session session, Recipient *recipient) noexcept

@@ -137,6 +137,11 @@ cdef class DatagramCarrier(Carrier):
         self.moved = True
         self.wake_endpoint()
 
+    def seen_elsewhere(self):
+        """The peer sees us at another address than before: ours has changed, or what a NAT makes of it."""
+        self.moved |= self.link.connection.setup.active  # a server's clients see it where they have dialled
+        self.wake_endpoint()
+
     def peer_seen(self):
         """The peer seems to have another address."""
         cdef Path path = self.link.connection.path
@@ -164,6 +169,9 @@ class Liveliness(LinkHandler):
 
     def on_address_seen(self, _link):
         self._carrier.peer_seen()
+
+    def on_address_asked(self, _link):
+        self._carrier.seen_elsewhere()
 
     def on_read_ended(self, _link):
         self._carrier.lose("closed by the peer")

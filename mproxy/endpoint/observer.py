@@ -30,7 +30,7 @@ class EndpointObserver:
         """cproxy: the carrier that counted as lost brings bytes again."""
 
     def on_moved(self, endpoint: Endpoint) -> None:
-        """The peer has another address, and the carrier went on."""
+        """The peer has another address, or cproxy may have one (or its NAT has), and the carrier went on."""
 
     def on_waiting(self, endpoint: Endpoint) -> None:
         """cproxy: a dial may help now. An application came or wrote while there is no carrier, or something answered on

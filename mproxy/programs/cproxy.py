@@ -20,7 +20,8 @@ from mproxy.policy.dialer import DialObserver
 from mproxy.policy.instance import Instance
 from mproxy.policy.reconnect import Reconnect
 from mproxy.programs.away import AwayFacts, AwayTeller
-from mproxy.programs.common import Drain, log_reset, say_carrier, say_seconds, say_session
+from mproxy.programs.carrier_log import CarrierLog
+from mproxy.programs.common import Drain, log_reset, say_session
 from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction, advertised, instance_name
 from mproxy.programs.last_words import Guard
@@ -96,7 +97,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._waiting_at: int | None = None   # since when applications have been waiting for a session
         self._idle_timer: Timer | None = None   # of --idle
         self._ttl_timer: Timer | None = None    # of --session-ttl
-        self._failures, self._complained = 0, False  # dials since there was a carrier; the log has warned of its loss
+        self._carriers = CarrierLog(log, config.stdio)
         self._key_refused_at: int | None = None
         self._yields = False      # the session gave way to another client: sproxy has --single, or no place left
         self._stopping = False
@@ -250,10 +251,9 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._log.forget("dial-failed")
         self._outages.end(self._loop.now(), session.streams.resend_bytes if self._lost_at else 0, self._lost_at)
         if self._lost_at is None:
-            self._log.info("connected", session=say_session(session.session_id), failures=self._failures or None,
-                           **say_carrier(endpoint))
+            self._carriers.connected(endpoint)
         else:
-            self._log_resumed(endpoint, self._lost_at, session.streams.resend_bytes)
+            self._carriers.resumed(endpoint, self._loop.now() - self._lost_at, session.streams.resend_bytes)
         self._carried()
         self._places.ask()
         self._listening.ask()
@@ -264,7 +264,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._teller.back()
         self._lost_at = self._key_refused_at = None
         self._cancel_ttl()
-        self._failures, self._complained = 0, False
+        self._carriers.failures = 0
         self._note_for_successor()
 
     def _away_facts(self) -> AwayFacts:
@@ -272,13 +272,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         return AwayFacts(now - (self._outages.began_at or now), session.streams.out_held,
                          next_try_at - now if next_try_at is not None else None)
 
-    def _log_resumed(self, endpoint: Endpoint, lost_at: int, resent: int) -> None:
-        session = endpoint.session
-        # --stdio says nothing otherwise; but whoever has read that it is lost wants to know that it is back.
-        log = self._log.warning if self._complained and self._config.stdio else self._log.info
-        log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - lost_at),
-            resent=resent, streams=session.streams.open_count, epoch=session.epoch, failures=self._failures or None,
-            **say_carrier(endpoint))
+    def on_moved(self, endpoint: Endpoint) -> None:
+        self._carriers.moved(endpoint)
 
     def on_suspect(self, _endpoint: Endpoint) -> None:
         """Nothing was heard for two heartbeats, or an application's byte was not answered."""
@@ -301,7 +296,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """The carrier that counted as lost works again."""
         if self._lost_at is not None:
             self._outages.end(self._loop.now(), 0, self._lost_at)
-            self._log_resumed(endpoint, self._lost_at, 0)
+            self._carriers.resumed(endpoint, self._loop.now() - self._lost_at, 0)
         self._carried()
         self._reconnect.revived()
 
@@ -310,13 +305,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         # sproxy closes the old carrier when it welcomes the next one, and that may be seen before the welcome.
         planned = self._introduction.under_way and not why.startswith("nothing heard")
         if not self._stopping:
-            self._complained |= not planned
             if not planned:
                 self._outages.begin(session.received_at, why)
                 self._teller.away()
-            (self._log.info if planned else self._log.warning)(
-                "lost", session=say_session(session.session_id), why=why, streams=session.streams.open_count,
-                unacknowledged=session.streams.out_held)
+            self._carriers.lost(endpoint, why, planned)
         self._note_loss()
         if self._carrier_wanted():
             self._reconnect.needed()
@@ -464,7 +456,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def _tell_failure(self, why: str) -> None:
         self._introduction.under_way = False
-        self._failures += 1
+        self._carriers.failures += 1
         self._failure = why
         self._log.warning("dial-failed", sproxy=self._sproxy, why=why)
 

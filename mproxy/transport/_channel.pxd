@@ -115,6 +115,7 @@ cdef class Channel:
     cdef uint64_t say_again(self, uint64_t low, uint64_t high, uint32_t most, int64_t before) noexcept
     cdef void leave_path(self, uint64_t trial_from, int64_t now) noexcept
     cdef void hurry(self, int64_t now) noexcept
+    cdef dict statistics(self)
 
     # inner
     cdef int open_parts(self, const Header *header, uint8_t *packet, uint32_t length, iovec *parts) noexcept

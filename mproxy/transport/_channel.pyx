@@ -555,3 +555,9 @@ cdef class Channel:
         memset(out.data + PACKET_HEADER_BYTES, ControlType.PADDING, control_bytes)
         out.data[PACKET_HEADER_BYTES] = ControlType.PING
         return self.build_bare(out, control_bytes, SENT_PROBE | PING_FLAG, now)
+
+    cdef dict statistics(self):
+        """What has come and gone, and how long a round trip takes."""
+        return {"packets_in": self.in_packets, "bytes_in": self.in_bytes, "packets_out": self.out_packets,
+                "bytes_out": self.out_bytes, "corrupt": self.corrupt, "repeated": self.repeated,
+                "lost": self.recovery.lost_packets, "round_trip_us": self.recovery.rtt.smoothed}

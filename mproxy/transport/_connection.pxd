@@ -41,6 +41,7 @@ cpdef enum ConnectionEventKind:
     ESTABLISHED      # the peer has shown that it is there and has the keys; writing was possible before
     ADDRESS_CHANGED  # from now on the peer is at `peer`, as a challenge has shown
     ADDRESS_SEEN     # the peer may have moved to `path.candidate`: is that to be trusted? Told if `path.judged`
+    ADDRESS_ASKED    # the peer has asked whether we are where it sees us: it had not seen us there before
     ENDED            # the end: `code` is an EndCode, 0 when both streams arrived; `data` says why
 
 

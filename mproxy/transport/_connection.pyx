@@ -419,6 +419,9 @@ cdef class Connection:
         elif self.path.seen_event:
             self.path.seen_event = False
             event.kind = ConnectionEventKind.ADDRESS_SEEN
+        elif self.path.asked_event:
+            self.path.asked_event = False
+            event.kind = ConnectionEventKind.ADDRESS_ASKED
         elif self.ended_event:
             self.ended_event = False
             self.end_told = True

@@ -115,7 +115,7 @@ cdef class DatagramEndpoint:
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
     cdef void admit(self, Link link) noexcept
     cdef void vacate(self, Link link) noexcept
-    cdef void excuse(self, int64_t now) noexcept
+    cdef list take_due(self, int64_t now)
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
     cdef int insert(self, Link link) except -1
     cdef void remove(self, Link link) noexcept

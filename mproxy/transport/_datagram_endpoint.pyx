@@ -12,7 +12,7 @@ from mproxy._ring cimport iovec
 from mproxy.ground._clock cimport NEVER
 from mproxy.ground._deadlines cimport deadline_remove, deadline_set, deadlines_first, deadlines_reserve
 from mproxy.transport._arrivals cimport address_of, end_of_run, own_source, pair_of, sender_of, source_of
-from mproxy.transport._channel cimport Channel, Transmit
+from mproxy.transport._channel cimport Transmit
 from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
 from mproxy.transport._packet cimport EndCode, PacketType, Seal, packet_id, packet_type
@@ -110,10 +110,7 @@ cdef class Link:
     @property
     def statistics(self):
         """Counters of the connection: {name: number}."""
-        cdef Channel c = self.connection.channel
-        return {"packets_in": c.in_packets, "bytes_in": c.in_bytes, "packets_out": c.out_packets,
-                "bytes_out": c.out_bytes, "corrupt": c.corrupt, "repeated": c.repeated,
-                "lost": c.recovery.lost_packets, "round_trip_us": c.recovery.rtt.smoothed}
+        return self.connection.channel.statistics()
 
     cdef void keep_source(self) noexcept:
         """Send from where the kernel would now, so that no packet with this path's id goes out by the next path."""
@@ -138,8 +135,7 @@ cdef class Link:
             if event.kind == ConnectionEventKind.NOTHING:
                 return
             if event.kind == ConnectionEventKind.HANDSHAKE_DATA:
-                data = (<char *>event.data)[:event.length] if event.length else b""
-                self.tell(partial(self.handler.on_handshake, self, data))
+                self.tell(partial(self.handler.on_handshake, self, (<char *>event.data)[:event.length]))
             elif event.kind == ConnectionEventKind.ESTABLISHED:
                 self.endpoint.admit(self)
                 self.tell(partial(self.handler.on_established, self))
@@ -147,6 +143,8 @@ cdef class Link:
                 self.tell(partial(self.handler.on_address_changed, self))
             elif event.kind == ConnectionEventKind.ADDRESS_SEEN:
                 self.tell(partial(self.handler.on_address_seen, self))
+            elif event.kind == ConnectionEventKind.ADDRESS_ASKED:
+                self.tell(partial(self.handler.on_address_asked, self))
             elif event.kind == ConnectionEventKind.ENDED:
                 reason = (<char *>event.data)[:event.length].decode("utf-8", "replace")
                 self.move_in(now)
@@ -325,15 +323,12 @@ cdef class DatagramEndpoint:
         cdef int i
         if self.sockets == 0:
             return
-        if now - self.due_at > LATE_US:
-            self.excuse(now)
+        due = self.take_due(now)
         for i in range(self.sockets):
             if self.readable[i] and self.read(i, now):
                 again = True
         again = self.detours is not None and self.read_detours(now) or again
-        while self.deadlines.count and deadlines_first(&self.deadlines).at <= now:
-            link = <Link>deadlines_first(&self.deadlines).owner
-            deadline_remove(&self.deadlines, &link.deadline)
+        for link in due:
             link.connection.handle_timeout(now)
             link.wake()
         waiting, self.waiting = self.waiting, []
@@ -359,6 +354,18 @@ cdef class DatagramEndpoint:
         self.alarm.set(self.due_at)
         if again or (self.waiting and self.sending is None):
             self.loop.schedule(&self.work)
+
+    cdef list take_due(self, int64_t now):
+        """The links whose time has come; peers must not suffer for it when our turn came too late."""
+        cdef Link link
+        due, late = [], now - self.due_at
+        while self.deadlines.count and deadlines_first(&self.deadlines).at <= now:
+            link = <Link>deadlines_first(&self.deadlines).owner
+            deadline_remove(&self.deadlines, &link.deadline)
+            if late > LATE_US:
+                link.connection.excuse(late, now)
+            due.append(link)
+        return due
 
     cdef bint read(self, int index, int64_t now) noexcept:
         """Read what the socket has; true when there may be more."""
@@ -486,13 +493,6 @@ cdef class DatagramEndpoint:
             self.places -= 1
         elif self.strangers is not None:
             self.strangers.end(link.connection.channel.local_id)
-
-    cdef void excuse(self, int64_t now) noexcept:
-        """Our turn came too late, and the peers must not suffer for it."""
-        cdef int64_t late = now - self.due_at
-        for link in self.links.values():
-            (<Link>link).connection.excuse(late, now)
-            (<Link>link).wake()
 
     # ---- packets out
 

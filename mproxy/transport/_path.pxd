@@ -55,6 +55,7 @@ cdef class Path:
     cdef PeerAddress response_to         # by this address
     cdef uint64_t response               # what to answer
     cdef bint response_due               # answer it
+    cdef bint asked_event                # we were asked, and the program has not been told yet
 
     cdef const PeerAddress *where(self) noexcept
     cdef void change_ids(self, const uint8_t *local_key, const uint8_t *remote_key, int kept_bits, bint ours) noexcept

@@ -96,7 +96,7 @@ cdef class Path:
         """The peer asks from `source` whether we are where it sent that."""
         self.response = challenge
         self.response_to = source[0]
-        self.response_due = True
+        self.response_due = self.asked_event = True
 
     cdef void take_response(self, uint64_t answer, int64_t now) noexcept:
         """An answer to a challenge: if it is right the peer is at `candidate`, on a path yet unknown."""

@@ -32,6 +32,9 @@ class LinkHandler:
         """The peer seems to have another address, and has yet to prove it. Told only if addresses are judged
         (transport/_path.pxd)."""
 
+    def on_address_asked(self, link: Link) -> None:
+        """The peer has asked whether we are where it sees us now."""
+
     def on_ended(self, link: Link, code: int, reason: str, local: bool) -> None:
         """It is over; `local`: because of this side. Nothing follows."""
 

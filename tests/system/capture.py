@@ -30,3 +30,8 @@ class Capture:
         self.thread.join()
         self.socket.close()
         return b"".join(self.packets)
+
+
+def is_to(packet, protocol, port):
+    """Whether an Ethernet frame has an IPv4 packet of that protocol to that port."""
+    return packet[12:14] == b"\x08\x00" and packet[23] == protocol and packet[36:38] == port.to_bytes(2)

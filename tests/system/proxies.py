@@ -5,7 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from lab import HERE
+from lab import HERE, until
+from program import PATIENCE_S
 from traffic import ends_by_reset, read_exactly
 
 from tests import keys
@@ -83,6 +84,19 @@ class Pair:
             CPROXY, "--stdio", *self.options, *options, self.lab.server_address, SPROXY_PORT, **popen)
         self.started.append(self.cproxy)
         return self.cproxy
+
+    @property
+    def uses_udp(self):
+        """Whether carriers go over UDP, at the latest when a session has moved there."""
+        return self.options == []
+
+    def comes_from(self, address, within=PATIENCE_S):
+        """Waits until cproxy has said last that its carrier comes from this address of its host, whether it `moved`
+        there or `resumed`; returns that event."""
+        def last():
+            told = [event for event in self.cproxy.events() if event.name in ("connected", "resumed", "moved")]
+            return told[-1] if told and told[-1]["local"].rpartition(":")[0].strip("[]") == address else None
+        return until(last, within, f"a carrier from {address}")
 
     def peer(self, *arguments):
         """One of the daemons of peers.py on the server, ready."""

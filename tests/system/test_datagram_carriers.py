@@ -9,7 +9,7 @@ from subprocess import PIPE
 
 import pytest
 from asking import session_of
-from capture import Capture
+from capture import Capture, is_to
 from proxies import SPROXY, SPROXY_PORT, keep_key, state_dir
 from traffic import Traffic, read_exactly
 
@@ -61,18 +61,20 @@ def test_bulk_both_ways(pair, joined):
 
 
 def test_an_address_change_is_a_packet(pair, joined):
-    """Goal: five changes of address in full traffic, without a gap between them: one line in sproxy's log for each, no
-    loss and no resume."""
+    """Goal: five changes of address in full traffic, without a gap between them: one line in each log for each, no loss
+    and no resume."""
     going = Traffic([pair.app() for _ in range(3)])
     going.goes_on()
     for change in range(5):
         gone, come = (pair.lab.wifi, pair.lab.phone) if change % 2 == 0 else (pair.lab.phone, pair.lab.wifi)
         roam(pair, come, gone, 20 + change)
-        assert pair.sproxy.event("moved", count=change + 1)["peer"].startswith(come.address(20 + change) + ":")
+        for proxy, end in ((pair.sproxy, "peer"), (pair.cproxy, "local")):
+            assert proxy.event("moved", count=change + 1)[end].startswith(come.address(20 + change) + ":")
         going.goes_on(more=1000)
     going.finish()
     for proxy in (pair.cproxy, pair.sproxy):
         assert not proxy.events("lost") and not proxy.events("resumed"), proxy
+        assert len(proxy.events("moved")) == 5
 
 
 def names_and_numbers(packets):
@@ -261,11 +263,6 @@ def on_tcp(event):
     return "carrier" not in event.fields
 
 
-def is_to_sproxy(packet, protocol):
-    """Whether an Ethernet frame has an IPv4 packet of that protocol to sproxy's port."""
-    return packet[12:14] == b"\x08\x00" and packet[23] == protocol and packet[36:38] == SPROXY_PORT.to_bytes(2)
-
-
 def first_byte_ms(pair):
     """How long the first byte of the first application takes."""
     app = pair.app()
@@ -295,9 +292,9 @@ def test_where_udp_was_blocked_the_next_cproxy_does_not_wait(pair):
     echoed(pair)
     assert on_tcp(pair.cproxy.event("connected"))
     watched.end()
-    first = next(packet for packet in watched.packets if is_to_sproxy(packet, socket.IPPROTO_TCP)
-                 or is_to_sproxy(packet, socket.IPPROTO_UDP))
-    assert is_to_sproxy(first, socket.IPPROTO_TCP), "later ones may try UDP anew, when the network changes"
+    first = next(packet for packet in watched.packets if is_to(packet, socket.IPPROTO_TCP, SPROXY_PORT)
+                 or is_to(packet, socket.IPPROTO_UDP, SPROXY_PORT))
+    assert is_to(first, socket.IPPROTO_TCP, SPROXY_PORT), "later ones may try UDP anew, when the network changes"
 
 
 def test_where_udp_is_blocked(pair):

@@ -1,6 +1,7 @@
 """What a turn of an endpoint costs: links at rest are not looked at, however many there are, and miss nothing."""
 
 import socket
+import time
 
 import pytest
 from test_transfer import MANY
@@ -19,6 +20,7 @@ ROUNDS = 20
 MESSAGE = bytes(1000)
 KEEPALIVE_US = 20_000
 POLL_US = 5_000
+STOPPED_S = 2.5  # long enough to be taken for a process that was stopped, and not for a busy one
 
 
 class Crowd(LinkHandler, DatagramObserver):
@@ -102,6 +104,27 @@ def test_turns_look_at_busy_links_alone(crowd):
     for endpoint in many.endpoints:
         endpoint.probe()
     many.run_until(lambda: all(map(was_seen, others)))
+
+
+def test_a_late_turn_looks_at_links_that_are_due_alone(crowd, monkeypatch):
+    """Goal: a process that was stopped excuses the link whose answer it could not hear meanwhile; the others wait for
+    nothing that could be late."""
+    many = crowd(keepalive_us=HOUR_US, idle_us=2 * HOUR_US)
+    many.run_until(lambda: min(map(next_us, many.links)) > many.loop.now() + 5 * SECOND_US)
+    busy, *others = many.links
+    for link in others:
+        mark(link)
+    hear = many.on_filled
+
+    def stop_and_hear(link):
+        if link in many.served and many.back == 0:
+            time.sleep(STOPPED_S)
+        hear(link)
+    monkeypatch.setattr(many, "on_filled", stop_and_hear)
+    for number in range(2):  # the turn after the late one would look at what that has touched
+        busy.send(MESSAGE)
+        many.run_until(lambda number=number: many.back > number)
+    assert sum(map(was_seen, others)) == 1
 
 
 def test_links_at_rest_miss_no_deadline(crowd):
