@@ -61,11 +61,11 @@ def test_a_session_does_not_notice(pair, lab, clocks, host, years):
     going.goes_on()
     lab.wifi.pull()
     lab.wifi.give(9)
-    pair.cproxy.event("resumed")
+    pair.comes_from(lab.wifi.address(9))
     going.goes_on()
     program = {"client": pair.cproxy, "server": pair.sproxy}[host]
     until(lambda: abs(year_of_log(program) - time.localtime().tm_year - years) <= 1, 5, "a clock that jumped")
-    assert len(pair.cproxy.events("resumed")) == 1
+    assert len(pair.cproxy.events("resumed")) <= 1
     going.finish()
     pair.cproxy.stop()
     pair.start_cproxy(env=clocks["client"].environment)

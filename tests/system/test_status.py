@@ -9,7 +9,7 @@ import time
 import pytest
 from asking import ask, facts, session_of
 from lab import as_nobody, outage, until
-from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT
+from proxies import CPROXY_PORT, DAEMON_PORT, OVER_TCP, SPROXY_PORT
 from relays import MPROXY
 from traffic import Traffic, ends_by_reset, read_exactly
 
@@ -28,6 +28,7 @@ def control_socket(pair, side):
     return connection
 
 
+@pytest.mark.parametrize("carrier_options", [OVER_TCP, []], ids=["tls", "udp"])
 def test_fields_of_a_session_that_flows(pair, served):
     client, server = session_of(pair.lab.client, "cproxy"), session_of(pair.lab.server, "sproxy")
     assert client["session"] == server["session"] == pair.cproxy.event("connected")["session"]
@@ -49,6 +50,7 @@ def test_fields_of_a_session_that_flows(pair, served):
     assert program["name"] == f"sproxy:{SPROXY_PORT}->127.0.0.1:{DAEMON_PORT}"
 
 
+@pytest.mark.parametrize("carrier_options", [OVER_TCP], ids=["tls"])
 def test_outages_are_counted_and_measured(pair, served):
     """Goal: three cuts are three outages, on both sides; the longest is as long as the test measured."""
     longest = 0
@@ -77,11 +79,12 @@ def test_outages_are_counted_and_measured(pair, served):
         assert all(each["why"] for each in recent) and recent[0]["began_s"] < recent[1]["began_s"]
 
 
+@pytest.mark.parametrize("carrier_options", [OVER_TCP, []], ids=["tls", "udp"])
 def test_an_early_change_of_network_is_no_outage(pair, served):
     traffic = Traffic([pair.app()])
     pair.lab.wifi.pull()
     pair.lab.wifi.give(20)
-    pair.cproxy.event("resumed")
+    pair.comes_from(pair.lab.wifi.address(20))
     traffic.goes_on(more=1000)
     assert session_of(pair.lab.client, "cproxy")["outages"]["total_s"] < 1
 
@@ -95,9 +98,11 @@ def test_a_cproxy_without_a_server_says_why(pair):
     assert "connecting" in ask(pair.lab.client, "status")
 
 
+@pytest.mark.parametrize("carrier_options", [OVER_TCP, []], ids=["tls", "udp"])
 def test_text_names_everything(pair, served):
-    text = ask(pair.lab.client, "status")
-    for word in ("laptop", "connected for", "1 stream", "5 B sent", "tcp+tls", "round trip", "heartbeat 1 s",
+    kind = "datagram" if pair.uses_udp else "tcp+tls"
+    text = until(lambda: (said if kind in (said := ask(pair.lab.client, "status")) else None), 30, kind)
+    for word in ("laptop", "connected for", "1 stream", "5 B sent", "round trip", "heartbeat 1 s",
                  "key SHA256:", "/1  open for"):
         assert word in text, text
     assert "nothing is running" in ask(pair.lab.router, "status", status=1)
@@ -139,6 +144,7 @@ def test_kill_ends_a_session_at_both_ends(pair, served, side):
     assert ask(pair.lab.client, "kill", session, status=1) == ""
 
 
+@pytest.mark.parametrize("carrier_options", [OVER_TCP, []], ids=["tls", "udp"])
 def test_kill_works_while_the_path_is_gone(pair, served):
     session = pair.cproxy.event("connected")["session"]
     pair.lab.wifi.cut()
