@@ -11,6 +11,7 @@ import os
 import socket
 import statistics
 import time
+from typing import NamedTuple
 
 from mproxy import _wire
 from mproxy._wire import CloseCode
@@ -54,8 +55,9 @@ LARGE_BYTES = 16384
 LARGE_PATIENCE_S = 3.0
 LARGE_ROUNDS = 8
 
-# Without an answer to a datagram so long.
+# Without an answer to a datagram so long; and to a question over UDP, of which packets may be lost.
 UDP_PATIENCE_S = 1.5
+UDP_ANSWER_S = 3.0
 
 SLOW_NAME_S = 2.0
 
@@ -74,6 +76,14 @@ class Notes(probes.Silence):
 
     def warning(self, event: str, /, **fields: object) -> None:
         self.why = str(fields["why"])
+
+
+class UdpAnswer(NamedTuple):
+    """What was heard over UDP: from an sproxy (`is_sproxy`), or from another server than over TCP (`differs`)."""
+
+    heard: Heard
+    is_sproxy: bool
+    differs: bool
 
 
 class Examination:
@@ -95,6 +105,10 @@ class Examination:
         self._trust: str | PeerError = ""        # what is to be thought of that
         self._mtu: int | None = None
         self._round_trip_s = 0.0
+        self._pem = b""                          # our key, for UDP
+        self._certificate: OwnCertificate | None = None
+        self._over_udp: UdpAnswer | None = None  # where TCP does not get through
+        self._silent_udp = False                 # nor UDP
 
     def run(self) -> Iterator[CheckResult]:
         """Each finding as soon as it is known. UsageError for a key that is not there."""
@@ -112,6 +126,9 @@ class Examination:
         connected = yield from self._connect(ways)
         if self._between is not None:
             connected = yield from self._between.pass_through(connected, self._patience_s)
+        elif self._over_udp is not None:
+            yield self._say_udp(self._over_udp, ways[0])
+            return (yield from self._sproxy(self._over_udp.heard, ""))
         elif not connected:
             yield from self._udp(ways[:1])
         welcome = (yield from self._answer(connected)) if connected else None
@@ -154,9 +171,13 @@ class Examination:
         if not config.plaintext:
             self._has_key = config.key is not None or bool(config.key_file and os.path.lexists(config.key_file))
             self._context = open_context(config.key_file if self._has_key else None, probes.Silence(),
-                                         is_server=False, named=config.key)
-            OwnCertificate(config.certificate_file, self._notes, is_server=False,
-                           named=config.certificate is not None).open(self._context)
+                                         is_server=False, named=config.key, use=self._take_key)
+            self._certificate = OwnCertificate(config.certificate_file, self._notes, is_server=False,
+                                               named=config.certificate is not None)
+            self._certificate.open(self._context)
+
+    def _take_key(self, pem: bytearray) -> None:
+        self._pem = bytes(pem)
 
     # ---- from a name to connections
 
@@ -202,6 +223,10 @@ class Examination:
         """The connections that stand."""
         tried = probes.connect_all(ways, self._patience_s)
         standing = [each for each in tried if each.sock is not None]
+        if ways and not standing and self._between is None:
+            answer = self._ask_over_udp(ways[0])
+            self._over_udp = answer if answer is not None and answer.is_sproxy else None
+            self._silent_udp = answer is not None and not answer.heard.first
         for each in tried:
             where = format_host_port(*each.way.address[:2])
             if each.sock is not None:
@@ -209,7 +234,8 @@ class Examination:
                                   took_s=round(each.took_s, 6))
             else:
                 text, advice = self._explain(each, where)
-                yield CheckResult("connect", WARNING if standing else FAULT, text, advice, address=where)
+                copes = standing or self._over_udp is not None
+                yield CheckResult("connect", WARNING if copes else FAULT, text, advice, address=where)
         return standing
 
     def _explain(self, failed: Connected, where: str) -> tuple[str, str]:
@@ -444,16 +470,63 @@ class Examination:
             " ('packet too big') pass on the way, or set the MTU of"
             f" {outgoing_device(way.address) or 'the interface'} to {passes + 80}"), segment_bytes=passes)
 
+    def _ask_over_udp(self, way: Way) -> UdpAnswer | None:
+        """What is heard there; None: a cproxy like this one never asks, or cannot. What is known of the key is that of
+        the server that answers over TCP, if there is one."""
+        if self._certificate is None:
+            return None
+        from mproxy.programs.udp_question import ask_over_udp
+        spki, trust = self._spki, self._trust
+        self._spki, self._trust = b"", ""
+        try:
+            heard = ask_over_udp(way, self._config, self._pem, self._certificate.shown, self._judge,
+                                 UDP_ANSWER_S + LARGE_ROUNDS * self._round_trip_s)
+        except OSError:
+            return None
+        answer = UdpAnswer(heard, heard.refused or bool(self._trust), bool(spki and self._spki and spki != self._spki))
+        if spki:
+            self._spki, self._trust = spki, trust
+        return answer
+
+    def _say_udp(self, answer: UdpAnswer, way: Way) -> CheckResult:
+        """Of an answer over UDP."""
+        heard, port = answer.heard, way.address[1]
+        if answer.differs:
+            return CheckResult("udp", WARNING, "another server than over TCP answers over UDP", (
+                f"UDP port {port} must lead to the same sproxy as TCP port {port}; sessions go over TCP until it does"),
+                passes=True, answers=False)
+        if answer.is_sproxy:
+            return CheckResult("udp", OK, f"sproxy answers over UDP, in {say_s(heard.took_s)}: sessions go over it",
+                               passes=True, answers=True)
+        why = heard.error or heard.ended or "it falls silent"
+        return CheckResult("udp", WARNING, f"something else than an sproxy answers over UDP: {why}", (
+            f"which program has UDP port {port}? sproxy must have it; sessions go over TCP until it does"),
+            passes=True, answers=False)
+
     def _udp(self, ways: list[Way]) -> Findings:
+        """Whether sproxy answers there, and if it does not, whether datagrams get that far."""
         for way in ways:
+            asked = self._ask_over_udp(way) if not self._silent_udp else None
+            if asked is not None and asked.heard.first:
+                yield self._say_udp(asked, way)
+                continue
             answer = probes.ask_udp(way, UDP_PATIENCE_S)
-            if isinstance(answer, bytes):
-                text = "a datagram to that port was answered"
-            elif answer is None:
-                text = "a datagram to that port was not answered: it was kept there, or dropped on the way"
-            elif answer.errno == errno.ECONNREFUSED:
-                text = "datagrams get there: the host says that nothing listens on that port"
-            else:
-                text = f"datagrams do not get there: {reason_of(answer)}"
             passes = None if answer is None else isinstance(answer, bytes) or answer.errno == errno.ECONNREFUSED
-            yield CheckResult("udp", NOTE, f"{text} (sessions go over TCP then; mproxy send needs UDP)", passes=passes)
+            text, advice = self._explain_udp(answer, way.address[1])
+            if self._certificate is None:
+                text, advice = f"{text}; sessions without encryption go over TCP alone", ""
+            yield CheckResult("udp", WARNING if advice else NOTE, text, advice, passes=passes, answers=False)
+
+    def _explain_udp(self, answer: OSError | bytes | None, port: int) -> tuple[str, str]:
+        """(what became of a datagram to which sproxy does not answer, what to do)."""
+        if isinstance(answer, bytes):
+            return "something else than an sproxy answers over UDP: sessions go over TCP", (
+                f"which program has UDP port {port}? 'ss -lun' on the server shows it; sproxy must have it")
+        if answer is None:
+            return "no answer over UDP: sessions go over TCP, and mproxy send gets nowhere", (
+                f"a firewall drops UDP to port {port}, or sproxy was started with --no-udp: let UDP through like TCP")
+        if answer.errno == errno.ECONNREFUSED:
+            return ("datagrams get there, but nothing listens for them on that port: sessions go over TCP (sproxy"
+                    " --no-udp, or an older release)"), ""
+        return f"datagrams do not get there: {reason_of(answer)}; sessions go over TCP", (
+            f"a router or a firewall on the way says so: let UDP to port {port} through like TCP")

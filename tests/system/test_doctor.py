@@ -13,7 +13,8 @@ from doctoring import Doctor
 from lab import SLOWNESS_S, outage
 from proxies import DAEMON_PORT, SPROXY_PORT, state_dir
 from relays import MPROXY
-from traffic import Traffic
+from traffic import Traffic, read_exactly
+from udp_lab import Echo
 
 from mproxy.handshake import encode_preamble
 from mproxy.policy.keys import find_spki, fingerprint, public_line
@@ -75,7 +76,7 @@ def test_healthy(pair, lab, doctor):
     pair.start_sproxy()
     knows(lab, 1)
     verdict = doctor(status=0)
-    assert {finding["verdict"] for finding in verdict.facts["findings"]} == {"ok", "note"}
+    assert {finding["verdict"] for finding in verdict.facts["findings"]} == {"ok"}
     assert verdict.of("route")["source"] == lab.wifi.address(2) and verdict.of("route")["device"] == "wifi"
     assert 0 < verdict.of("connect")["took_s"] < 5
     assert verdict.of("answer")["cipher"].startswith("TLS_") or "AES" in verdict.of("answer")["cipher"]
@@ -83,7 +84,9 @@ def test_healthy(pair, lab, doctor):
     assert verdict.of("key")["key"] == fingerprint(spki(2))
     assert 0 < verdict.of("path")["round_trip_s"] < SLOWNESS_S and verdict.of("path")["lost"] == 0
     assert verdict.of("size")["mtu"] == 1500
-    assert verdict.of("udp")["passes"] is None  # sproxy listens there, and answers none but its own
+    udp = verdict.of("udp")
+    assert (udp["verdict"], udp["passes"], udp["answers"]) == ("ok", True, True)
+    assert "sessions go over it" in udp["text"]
     assert verdict.facts["advice"] == []
     assert not pair.sproxy.events("connected")  # it began no session
 
@@ -154,6 +157,63 @@ def test_a_firewall_that_says_so(pair, lab, doctor):
     verdict = doctor()
     assert "firewall on the way" in verdict.of("connect")["advice"]
     assert verdict.of("udp")["passes"] is False
+
+
+def test_nothing_listens_on_udp(pair, doctor):
+    pair.start_sproxy("--no-udp")
+    udp = doctor(status=0).of("udp")
+    assert (udp["verdict"], udp["passes"], udp["answers"]) == ("note", True, False) and "--no-udp" in udp["text"]
+
+
+def test_udp_vanishes(pair, lab, doctor):
+    """Goal: that is a warning, and says what to let through."""
+    pair.start_sproxy()
+    lab.router.ip(f"rule add pref 50 ipproto udp dport {SPROXY_PORT} blackhole")
+    udp = doctor(status=0).of("udp")
+    assert (udp["verdict"], udp["passes"], udp["answers"]) == ("warning", None, False)
+    assert f"UDP to port {SPROXY_PORT}" in udp["advice"]
+
+
+def test_only_udp_gets_through(pair, lab, doctor):
+    """Goal: a session is possible, and whose key is known is asked there; cproxy has one indeed."""
+    pair.echo()
+    pair.start_sproxy()
+    knows(lab, 1)
+    lab.router.ip(f"rule add pref 50 ipproto tcp dport {SPROXY_PORT} blackhole")
+    verdict = doctor(status=0)
+    assert (verdict.of("connect")["verdict"], verdict.of("udp")["verdict"]) == ("warning", "ok")
+    assert verdict.of("trust")["offered"] == fingerprint(spki(1)) and verdict.of("key")["verdict"] == "ok"
+    pair.start_cproxy()
+    app = pair.app()
+    app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    (state_dir(lab.server) / "authorized_keys").write_text(f"{public_line(spki(3))}\n")
+    pair.sproxy.signal(signal.SIGHUP)
+    pair.sproxy.event("reloaded")
+    assert "mproxy authorize" in doctor().of("key")["advice"]
+
+
+@pytest.mark.parametrize("who", ["echo", "another sproxy"])
+def test_another_program_on_udp(pair, lab, ends, doctor, who):
+    """Goal: what answers over UDP is told from the sproxy that answers over TCP."""
+    pair.start_sproxy("--no-udp" if who != "another sproxy" else "--udp")
+    knows(lab, 1)
+    if who == "echo":
+        ends.enter_context(Echo(lab.server, port=SPROXY_PORT, address=lab.server_address))
+    else:
+        other = lab.server.home / "other"
+        other.mkdir(mode=0o700)
+        (other / "host-key.pem").touch(mode=0o600)
+        (other / "host-key.pem").write_bytes(keys.pem(3))
+        pair.start_sproxy("--state-dir", other, port=SPROXY_PORT + 1)
+        lab.server.run("nft", "-f", "-", input=(
+            "table ip t { chain c { type nat hook prerouting priority -100;"
+            f" udp dport {SPROXY_PORT} redirect to :{SPROXY_PORT + 1}; }}; }}"))
+    verdict = doctor(status=0)
+    udp = verdict.of("udp")
+    assert (udp["verdict"], udp["passes"], udp["answers"]) == ("warning", True, False)
+    assert ("another server" if who == "another sproxy" else "something else") in udp["text"]
+    assert verdict.of("trust")["offered"] == fingerprint(spki(1)) and verdict.of("trust")["verdict"] == "ok"
 
 
 def test_a_program_that_hangs(pair, doctor):
