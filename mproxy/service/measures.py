@@ -36,6 +36,7 @@ LONGEST_VALUE = 120
 PROGRAM_STATES = ("running", "stopping", "broken", "silent")
 SESSION_STATES = ("connecting", "connected", "away")
 PROTOCOLS = ("tcp", "udp")
+CARRIER_KINDS = ("tcp", "datagram", "command")
 
 
 class Metric:
@@ -75,6 +76,8 @@ METRICS = {metric.name: metric for metric in (
     Metric("mproxy_session_memory_bytes", GAUGE, (), "Memory of sessions, their buffers included."),
     Metric("mproxy_streams", GAUGE, (), "Open streams, one for each connection of an application."),
     Metric("mproxy_streams_opened_total", COUNTER, (), "Streams opened."),
+    Metric("mproxy_session_carriers", GAUGE, ("kind",), "Sessions that have a carrier; datagram: over UDP."),
+    Metric("mproxy_session_flows", GAUGE, (), "Flows of datagrams (cproxy --udp)."),
 
     Metric("mproxy_transfers", GAUGE, (), "Senders connected to recv, or 1 while send is sending."),
     Metric("mproxy_transfers_begun_total", COUNTER, (), "Transfers begun."),
@@ -182,6 +185,11 @@ def _gauge_sessions(sessions: list[dict[str, Any]]) -> Iterator[Sample]:
                        ("mproxy_session_undelivered_bytes", "undelivered_bytes"),
                        ("mproxy_session_memory_bytes", "memory_bytes")):
         yield name, (), sum(session[fact] for session in sessions)
+    kinds = [session["carrier"]["kind"].partition("+")[0] for session in sessions if session["carrier"]]
+    for kind in CARRIER_KINDS:
+        yield "mproxy_session_carriers", (kind,), kinds.count(kind)
+    yield "mproxy_session_flows", (), sum(session["datagrams"]["flows"] for session in sessions
+                                          if "datagrams" in session)
     yield "mproxy_session_away_seconds", (), max(
         (session["since_s"] for session in sessions if session["state"] == "away"), default=0)
     heard = [session["last_heard_s"] for session in sessions

@@ -94,6 +94,14 @@ def test_sessions_of_a_program_are_added_up(exporter):
     assert (found["session_memory_bytes"], found["session_undelivered_bytes"]) == (27_000, 24)
 
 
+def test_what_carries_sessions_and_datagrams(exporter):
+    values = exporter.only(asked(sproxy(
+        session(carrier={"kind": "datagram"}, datagrams={"flows": 3}), session(carrier={"kind": "datagram"}),
+        session(carrier={"kind": "tcp+tls"}), session(carrier={"kind": "command"}), session(state="away"))))
+    assert [values[f"session_carriers/{kind}"] for kind in ("tcp", "datagram", "command")] == [1, 2, 1]
+    assert values["session_flows"] == 3
+
+
 def test_ten_thousand_sessions_have_no_more_series_than_one(exporter):
     few = exporter.only(asked(sproxy(session())))
     assert exporter.only(asked(sproxy(*[session()] * 10_000))).keys() == few.keys()
