@@ -162,3 +162,42 @@ def test_key_strokes_beside_a_bulk_copy_at_5_percent_loss():
     ways = sorted(arrived - at for arrived, at in zip(times, pressed, strict=True))
     echo = [way + 30_000 for way in ways]
     assert echo[150] <= 1.15 * 60_000 and echo[297] <= 2.5 * 60_000, (echo[150], echo[297])
+
+
+# ---- a copy on a path that loses packets
+
+MBIT50 = 50e6 / 8          # bytes per second
+QUEUE_BYTES = 625_000      # 100 ms of that
+COPY = Plan(200 << 20, chunk=65_536)
+READER = Plan(0, read_chunk=131_072)
+WINDOW = 4 << 20           # as SessionConfig has it
+
+
+def test_a_copy_fills_a_path_that_loses_packets():
+    """Goal: 2 % lost in each direction, 100 ms, 50 Mbit/s: no less than 0.88 of the path are bytes of the application
+    (headers and lost packets leave 0.92)."""
+    path = Faults(delay=50_000, loss=0.02, rate=MBIT50, queue_bytes=QUEUE_BYTES)
+    world = lab(3, up=path, down=replace(path), window=WINDOW)
+    copy = world.client.open(COPY, READER)
+    world.run(until=world.clock.now + 4_000_000)
+    before = copy.peer.received
+    world.run(until=world.clock.now + 6_000_000)
+    assert copy.peer.received - before > 0.88 * 6 * MBIT50
+
+
+@pytest.mark.parametrize("loss", [0, 0.05])
+def test_key_strokes_hardly_wait_beside_a_copy(loss):
+    """Goal: on a path of 60 ms and 50 Mbit/s half of them take 1.1 times the path's time at most; of 100, two at most
+    more than two round trips beyond that."""
+    path = Faults(delay=30_000, loss=loss, rate=MBIT50, queue_bytes=QUEUE_BYTES)
+    world = lab(3, up=path, down=replace(path), window=WINDOW)
+    world.client.open(COPY, READER)
+    world.run(until=world.clock.now + 2_000_000)
+    began, pause, count = world.clock.now, 20_000, 300
+    keys = world.client.open(Plan(count, chunk=1, pause=pause), Plan(0))
+    times = arrivals(world, keys)
+    world.run(until=began + count * pause + 2_000_000)
+    took = sorted(at - began - number * pause for number, at in enumerate(times))
+    assert len(took) == count
+    assert took[count // 2] < 1.1 * 30_000
+    assert took[count * 98 // 100] < 30_000 + 120_000
