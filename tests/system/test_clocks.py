@@ -65,7 +65,8 @@ def test_a_session_does_not_notice(pair, lab, clocks, host, years):
     going.goes_on()
     program = {"client": pair.cproxy, "server": pair.sproxy}[host]
     until(lambda: abs(year_of_log(program) - time.localtime().tm_year - years) <= 1, 5, "a clock that jumped")
-    assert len(pair.cproxy.events("resumed")) <= 1
+    if not pair.uses_udp:  # which may carry a session that TCP has begun
+        assert len(pair.cproxy.events("resumed")) == 1
     going.finish()
     pair.cproxy.stop()
     pair.start_cproxy(env=clocks["client"].environment)
