@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 
 from mproxy.ground.errors import LocalError, MproxyError
@@ -19,21 +20,35 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
     from typing import Any
 
-MANIFEST = "mproxy-manifest"
-DUMP = "mproxy-dump"
-LISTENER = "mproxy-port-"  # and which of the manifest's
-
-# The names of all come in one variable of the environment, which may be 128 KiB long (execve(2), MAX_ARG_STRLEN): a
-# longer name would leave room for fewer.
-CONNECTION = "app"
+# The names of all come in one variable of the environment, which may be 128 KiB long (execve(2), MAX_ARG_STRLEN):
+# longer names of connections would leave room for fewer.
 MOST_CONNECTIONS = 32000
+_OURS = re.compile(r"mproxy-(manifest|dump|port)(-\d+)*|app|a\d+")
 
 # How much longer the manager is to wait for the program's end, from each message on.
 EXTENSION_US = 30_000_000
 
-FORMAT = 1
+# Of a manifest. Those of several workers say besides which of the listeners are the worker's alone, and how many
+# workers there were.
+FORMAT, OF_SEVERAL = 1, 2
 LONGEST_MANIFEST = 4 << 20
 _FIRST_FD = 3
+
+
+class Names:
+    """Of what a worker leaves; the first of several has those of the only one."""
+
+    def __init__(self, worker: int = 0) -> None:
+        self.worker = worker
+        behind = f"-{worker}" if worker else ""
+        self.manifest = f"mproxy-manifest{behind}"
+        self.dump = f"mproxy-dump{behind}"
+        self.connection = f"a{worker}" if worker else "app"
+        self._listener = f"mproxy-port{behind}-"
+
+    def listener(self, number: int) -> str:
+        """Of that one of the manifest's sockets that listen."""
+        return f"{self._listener}{number}"
 
 
 class DamagedStore(MproxyError):
@@ -63,6 +78,19 @@ def remove_message(name: str) -> bytes:
     return f"FDSTOREREMOVE=1\nFDNAME={name}".encode()
 
 
+def stored_workers(environ: Mapping[str, str] = os.environ) -> int | None:
+    """How many workers the run had that has left something; None: none has, or that cannot be told."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    for fd, name in enumerate(environ.get("LISTEN_FDNAMES", "").split(":"), _FIRST_FD):
+        if name.startswith(Names().manifest):
+            try:
+                return int(read_manifest(fd).get("workers", 1))
+            except (DamagedStore, OSError, ValueError):
+                pass  # whoever reads it later says so
+    return None
+
+
 def take_given(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[int]]:
     """Descriptors that the manager has kept for us, by name. Removes the variables, which are not for our children."""
     count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
@@ -71,7 +99,7 @@ def take_given(environ: MutableMapping[str, str] = os.environ) -> dict[str, list
     if pid != str(os.getpid()) or count != str(len(names)):
         return given
     for fd, name in enumerate(names, _FIRST_FD):
-        if name in (MANIFEST, DUMP, CONNECTION) or name.startswith(LISTENER):
+        if _OURS.fullmatch(name):
             os.set_inheritable(fd, False)
             given.setdefault(name, []).append(fd)
     return given
@@ -85,13 +113,13 @@ def identity(fd: int) -> tuple[int, int]:
 
 def make_manifest(what: Mapping[str, Any]) -> int:
     """A sealed file that says what belongs to what; OSError."""
-    text = json.dumps({"format": FORMAT, **what}).encode()
+    text = json.dumps({"format": OF_SEVERAL if "workers" in what else FORMAT, **what}).encode()
     data = b"%08x %s" % (zlib.crc32(text), text)
 
     def fill(room: Any) -> None:
         room(len(data))[:] = data
 
-    return make_sealed(MANIFEST, fill)[0]
+    return make_sealed(Names().manifest, fill)[0]
 
 
 def read_manifest(fd: int) -> dict[str, Any]:
@@ -102,6 +130,6 @@ def read_manifest(fd: int) -> dict[str, Any]:
     if check != b"%08x" % zlib.crc32(text):
         raise DamagedStore("its manifest is damaged")
     found: dict[str, Any] = json.loads(text)
-    if found["format"] != FORMAT:
-        raise DamagedStore(f"its manifest has format {found['format']}, and this build reads {FORMAT}")
+    if not FORMAT <= found["format"] <= OF_SEVERAL:
+        raise DamagedStore(f"its manifest has format {found['format']}, and this build reads {FORMAT} to {OF_SEVERAL}")
     return found

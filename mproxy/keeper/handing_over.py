@@ -11,14 +11,12 @@ import os
 import signal
 import socket
 
-from mproxy._dump import OLDEST, VERSION, dump_sessions
-from mproxy._inherit import kept_own_record
+from mproxy._dump import OLDEST, VERSION
 from mproxy.ground.errors import LocalError
 from mproxy.ground.words import escaped
 from mproxy.io import heirlooms
-from mproxy.io.manager_socket import MOST_FDS
-from mproxy.io.sealed_file import make_sealed
 from mproxy.keeper.deaths import HANDED_OVER
+from mproxy.keeper.giving import give_sessions
 from mproxy.keeper.main_process import main_pid, upgrades, worker_deaths
 from mproxy.keeper.upgrade_messages import hear, say
 from mproxy.keeper.upgrades import PATIENCE_S
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Logger
     from mproxy.io._loop import Loop, Watch
+    from mproxy.keeper.handing_out import HandingOut
 
 # By which name the next build gets where this one's log goes.
 LOG = "log"
@@ -39,15 +38,17 @@ SLOW_S = PATIENCE_S + 1
 
 
 class HandingOver:
-    """In a worker. `vows()`: what the next build has to know before it is ready."""
+    """In a worker; of several in the first one, which speaks for all. `vows()`: what the next build has to know before
+    it is ready. `handing_out`: how several give it their sessions."""
 
     def __init__(self, loop: Loop, log: Logger, program: str, main_socket: socket.socket,
-                 vows: Callable[[], dict[str, Any]]) -> None:
+                 vows: Callable[[], dict[str, Any]], handing_out: HandingOut | None = None) -> None:
         self._loop = loop
         self._log = log
         self._program = program
         self._vows = vows
         self._main_socket = main_socket
+        self._handing_out = handing_out
         self._refusal = ""              # why there can be no upgrade now
         self._pid: int | None = None    # of the next build, as long as it is not known how it went
         self._socket: socket.socket | None = None  # to it
@@ -89,63 +90,68 @@ class HandingOver:
             return
         sock.settimeout(SLOW_S)
         things = {LOG: 2, **heirlooms.noted()}
+        workers = {}
+        if self._handing_out is not None:
+            things = self._handing_out.common(things)
+            workers = {"workers": self._handing_out.workers}
         try:
             say(sock, {"program": self._program, "deaths": worker_deaths(), "upgrades": upgrades(),
-                       "vows": self._vows(), "things": list(things)}, list(things.values()))
+                       "vows": self._vows(), "things": list(things), **workers}, list(things.values()))
         except OSError as error:
-            message = self._next_word() or {}  # it has ended already, and perhaps said why
+            message, _fds = self._next_word() or ({}, [])  # it has ended already, and perhaps said why
             self._fail(str(message.get("failed", f"it does not listen: {error.strerror}")))
             return
         self._watch = self._loop.watch(sock.fileno(), self._hear)
 
     def _hear(self, _events: int) -> None:
-        message = self._next_word()
-        if message is None:
+        heard = self._next_word()
+        if heard is None:
             self._hang_up()  # the main process says how it has ended
-        elif "failed" in message:
+            return
+        message, fds = heard
+        if "failed" in message:
             self._fail(str(message["failed"]))
         else:
-            self._give(message)
+            self._give(message, fds)
 
-    def _next_word(self) -> dict[str, Any] | None:
+    def _next_word(self) -> tuple[dict[str, Any], list[int]] | None:
         """What the next build says; None: it has ended, or hangs."""
         assert self._socket is not None
         try:
-            heard = hear(self._socket)
+            return hear(self._socket)
         except OSError:
             return None
-        return heard[0] if heard is not None else None
 
-    def _give(self, wishes: dict[str, Any]) -> None:
-        """It is ready: give it all; returns only if it did not get that, or cannot use it."""
+    def _give(self, wishes: dict[str, Any], fds: list[int]) -> None:
+        """It is ready: give it all; returns only if it did not get that, or cannot use it, or several give it."""
         assert self._socket is not None
         version = min(VERSION, wishes.get("newest", 0))
         if version < max(OLDEST, wishes.get("oldest", 0)):
+            for fd in fds:
+                os.close(fd)
             self._fail(f"it reads dumps of version {wishes.get('oldest')} to {wishes.get('newest')}, and this build"
                        f" writes {OLDEST} to {VERSION}")
-            return
-        try:
-            dump, descriptors = make_dump(version)
-        except (OSError, LocalError, MemoryError) as error:
-            self._fail(f"the sessions cannot be dumped: {error}")
-            return
-        try:
-            say(self._socket, {"descriptors": len(descriptors)}, [dump])
-            for start in range(0, len(descriptors), MOST_FDS):
-                say(self._socket, {"more": True}, descriptors[start:start + MOST_FDS])
-        except OSError as error:
-            self._fail(f"it did not take all descriptors: {error.strerror}")
-            return
-        finally:
-            os.close(dump)
-        answer = self._next_word()
-        if answer is None:
-            self._hang_up()
-        elif "loaded" in answer:
-            self._answer({"ok": True, "lines": [], "done": f"version {answer['loaded']} has taken over"})
-            os._exit(HANDED_OVER)
+        elif self._handing_out is not None:
+            why = self._handing_out.hand_out(version, fds)
+            if why:
+                self._fail(why)
         else:
-            self._fail(str(answer.get("failed")))
+            try:
+                answer = give_sessions(self._socket, version)
+            except LocalError as error:
+                self._fail(str(error))
+                return
+            if answer is None:
+                self._hang_up()
+            elif "loaded" in answer:
+                self.succeed(answer["loaded"])
+                os._exit(HANDED_OVER)
+            else:
+                self._fail(str(answer.get("failed")))
+
+    def succeed(self, version: str) -> None:
+        """The next build, of that version, has all; this process is about to end."""
+        self._answer({"ok": True, "lines": [], "done": f"version {version} has taken over"})
 
     def _fail(self, why: str) -> None:
         """There is no upgrade; everything goes on."""
@@ -170,8 +176,3 @@ class HandingOver:
                     asker.send(json.dumps(what).encode() + b"\n")
                 except OSError:
                     pass  # it has gone
-
-
-def make_dump(version: int) -> tuple[int, list[int]]:
-    """All sessions in a file without a name that nobody can change any more, and the descriptors that go with them."""
-    return make_sealed("mproxy-dump", lambda room: dump_sessions(version, kept_own_record(), room))

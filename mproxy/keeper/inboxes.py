@@ -42,6 +42,11 @@ class Inboxes:
         self._heard: Heard | None = None
         self._own = 0
 
+    @property
+    def count(self) -> int:
+        """Of how many workers."""
+        return len(self._pairs)
+
     def open(self, loop: Loop, own: int, heard: Heard) -> None:
         """Hear what is sent to worker `own`: heard(message, bytes, descriptors) has them from then on."""
         self._loop, self._own, self._heard = loop, own, heard

@@ -17,7 +17,7 @@ from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import say_ending
 from mproxy.io.descriptors import Inherited
 from mproxy.keeper._clone import clone_worker
-from mproxy.keeper.deaths import STORED, Blame, Deaths, is_crash, is_death
+from mproxy.keeper.deaths import HANDED_OVER, STORED, Blame, Deaths, is_crash, is_death
 from mproxy.keeper.main_process import be_keeper, note_death
 from mproxy.keeper.signals import HELD, PASSED_ON, STOPPING, meanings, passed_on, stop_with
 
@@ -27,21 +27,24 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Logger
     from mproxy.io._loop import Loop
+    from mproxy.keeper.branch import Branch
     from mproxy.keeper.upgrades import Upgrades
+
 
 class Keeper:
     """Keeps a worker running, with one thread and until it ends by itself.
 
     What is open and what is in memory when `run` is called is what every worker begins with; so no worker may close a
     descriptor of those, unless the program ends. `claim(fds)`: which of the descriptors that a dead worker has left are
-    still wanted. `turn()`: the session whose turn it was, 0: nobody's. `upgrades`: without, there are none. `behind`:
-    it stands behind another process, which passes signals on, as it does at the latest after an upgrade.
+    still wanted. `turn()`: the session whose turn it was, 0: nobody's. `upgrades`: without, there are none. `branch`:
+    it is of one of several workers. `behind`: it stands behind another process, which passes signals on, as it does at
+    the latest after an upgrade.
     """
 
     def __init__(self, loop: Loop, log: Logger, deaths: Deaths | None = None,
                  claim: Callable[[list[int]], Collection[int]] = lambda fds: (),
-                 turn: Callable[[], int] = lambda: 0, upgrades: Upgrades | None = None, *,
-                 behind: bool = False) -> None:
+                 turn: Callable[[], int] = lambda: 0, upgrades: Upgrades | None = None,
+                 branch: Branch | None = None, *, behind: bool = False) -> None:
         self.deaths = deaths or Deaths()
         self.condemned: set[int] = set()  # sessions that the next worker is to end
         self._loop = loop
@@ -49,7 +52,8 @@ class Keeper:
         self._claim = claim
         self._turn = turn
         self.upgrades = upgrades
-        self._meaning = meanings(passed=behind or (upgrades is not None and not upgrades.is_main))
+        self._branch = branch
+        self._meaning = meanings(passed=behind or branch is not None or (upgrades is not None and not upgrades.is_main))
         self._in_front = False      # another keeper has the workers
         self._blame = Blame()
         self._owed: list[int] = []  # signals that came when there was no worker
@@ -76,8 +80,10 @@ class Keeper:
                 self._become_worker(inherited)
                 return work()
             status = self._await_end(pid)
+            if self._branch is not None:
+                self._branch.end_if_given_up(status)
             if self.upgrades is not None and self.upgrades.is_handed_over(status):
-                return self._stand_in_front(self.upgrades, status)
+                return self.stand_in_front()
             if not is_death(status):
                 return self._exit_status(os.WEXITSTATUS(status))
             pause_us = self._judge_death(pid, status, (time.monotonic_ns() - began_at) // 1000)
@@ -131,12 +137,16 @@ class Keeper:
         else:
             os.kill(pid, passed_on(number) if number in PASSED_ON else number)
 
-    def _stand_in_front(self, upgrades: Upgrades, status: int) -> int:
-        """Another keeper has everything now, and then perhaps the next one; the exit status of the last."""
+    def stand_in_front(self, *, stopping: bool = False) -> int:
+        """Another keeper, or several, will have everything in a moment, and then perhaps the next ones; the exit status
+        of the last. `stopping`: the one before was told to stop, and ends without doing it."""
+        upgrades, status = self.upgrades, HANDED_OVER << 8  # as waitpid(2) tells it
+        assert upgrades is not None
         self._in_front = True
+        self._stopping = self._stopping or stopping
         while upgrades.is_handed_over(status):
             pid = upgrades.promote()
-            if self._stopping:  # the one before was told so, and ends without doing it
+            if self._stopping:
                 self._pass_on(pid, signal.SIGTERM)
             status = self._await_end(pid)
         return self._exit_status(os.WEXITSTATUS(status)) if os.WIFEXITED(status) else _status_of_dead(status)

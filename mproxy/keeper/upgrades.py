@@ -48,15 +48,25 @@ class Upgrades:
         self._command = command_line()
         self._main = os.getpid()
         self._pid: int | None = None  # of the next build, until it serves
+        self._again = False  # somebody has asked for another one meanwhile
 
     @property
     def is_main(self) -> bool:
         """Whether this is the process that was started, and that others know."""
         return self._end is not None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the next build has been started, and has not ended; where another process is the main one that alone
+        knows."""
+        return self._pid is not None or not self.is_main
+
     def begin(self) -> None:
-        """Start the next build, unless there is one already."""
-        if self._end is None or self._pid is not None:
+        """Start the next build; if there is one already, when that should end before it serves."""
+        if self._end is None:
+            return
+        self._again = self._pid is not None
+        if self._again:
             return
         try:
             ours, theirs = make_sockets()
@@ -68,6 +78,12 @@ class Upgrades:
         except OSError as error:
             self._tell_end(f"it cannot be started: {error.strerror}")
 
+    def drop(self) -> None:
+        """There is to be no next build now, however far it is; where another process is the main one it ends by
+        itself, as nobody lets it begin."""
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+
     def ended(self, pid: int, status: int) -> None:
         """A child has ended, perhaps the next build, before it served."""
         if pid != self._pid:
@@ -76,6 +92,8 @@ class Upgrades:
         hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
         self._tell_end(f"it was not ready within {PATIENCE_S} s" if hung else (
             f"it ended before it was ready: {say_ending(status)}"))
+        if self._again:
+            self.begin()
 
     def is_handed_over(self, status: int) -> bool:
         """Whether what served until now has ended so that the next build can begin."""
@@ -88,7 +106,7 @@ class Upgrades:
     def promote(self) -> int:
         """Let the next build begin, and have nothing any more that it has; its process."""
         assert self._pid is not None and self._end is not None
-        pid, self._pid = self._pid, None
+        pid, self._pid, self._again = self._pid, None, False
         say(self._end, {"go": True})
         close_others({self._end.fileno(), self.worker_end.fileno()})
         forget_arena()

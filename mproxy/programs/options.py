@@ -504,7 +504,7 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
             raise UsageError(f"--{one.replace('_', '-')} is for use with --{other.replace('_', '-')}")
     _refuse_together(given, "plaintext", (*_SPROXY_KEYS, "source_per_key", "udp", "advertise"))
     if given.get("workers", 1) > 1:
-        _refuse_together(given, "workers", ("plain", "survive"))
+        _refuse_together(given, "workers", ("plain",))
         if given.setdefault("keeper", True) is False:
             raise UsageError("--workers and --no-keeper cannot be used together")
     if len(words) == 3 and words[2].isdigit():

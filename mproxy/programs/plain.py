@@ -17,10 +17,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-    from mproxy.ground.config import ProgramConfig
+    from mproxy.ground.config import ProgramConfig, SproxyConfig
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
+
+
+def say_open(config: SproxyConfig, log: Log) -> None:
+    """Warn that sproxy is open to everybody."""
+    log.warning("open-door", daemons=format_host_port(config.daemon_host, config.daemon_port), why=(
+        "--plain: no key is required; anyone who can reach the port can use it"), close="start sproxy without --plain")
 
 
 class PlainRelay(Program, RelayObserver):

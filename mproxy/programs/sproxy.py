@@ -78,10 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 def make_program(config: SproxyConfig, log: Log, loop: Loop) -> Program:
     """The program that the configuration asks for."""
     if config.plain:
-        from mproxy.programs.plain import PlainRelay
-        log.warning("open-door", daemons=format_host_port(config.daemon_host, config.daemon_port), why=(
-            "--plain: no key is required; anyone who can reach the port can use"
-            " it"), close="start sproxy without --plain")
+        from mproxy.programs.plain import PlainRelay, say_open
+        say_open(config, log)
         return PlainRelay(config, log, loop, config.daemon_host, config.daemon_port)
     return Sproxy(config, log, loop)
 
@@ -156,6 +154,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def join(self, number: int) -> None:
         assert self._crew is not None
         self._crew.join(number)
+        self._places.open()  # those of this worker alone
         self._access.worker = number
         self._is_spokesman = number == 0
 

@@ -126,24 +126,19 @@ def _type(config: Any) -> list[str]:
 
 def _reload(config: Any, mproxy: list[str]) -> list[str]:
     """What `systemctl reload` does; recv has nothing to read again."""
-    if isinstance(config, ProgramConfig) and not _is_divided(config):
+    if isinstance(config, ProgramConfig):
         return ["# The version that is installed now takes over, and reads all files again; no connection ends.",
                 f"ExecReload={_quoted([*mproxy, 'upgrade'])} $MAINPID",
                 "# Where memory is short the worker is killed, and the next one takes its connections.",
                 "OOMPolicy=continue", *(SURVIVAL if _survives(config) else [])]
-    if _is_divided(config) or (isinstance(config, RelayConfig) and config.file is not None):
+    if isinstance(config, RelayConfig) and config.file is not None:
         return ["ExecReload=kill -HUP $MAINPID"]
     return []
 
 
 def _survives(config: Any) -> bool:
     """Whether its connections outlive `systemctl restart`."""
-    return isinstance(config, ProgramConfig) and config.keeper and not config.plain and not _is_divided(config)
-
-
-def _is_divided(config: Any) -> bool:
-    """Whether several workers serve, which nothing can be taken over from."""
-    return getattr(config, "workers", 1) > 1
+    return isinstance(config, ProgramConfig) and config.keeper and not config.plain
 
 
 def _stop_us(config: Any) -> int:

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
     from mproxy.ground.config import LogConfig
     from mproxy.io._loop import Loop
-    from mproxy.keeper.returning import Returning
+    from mproxy.keeper.leaving import Part
+    from mproxy.keeper.returning import GivenStore, Returning
+    from mproxy.keeper.several_returning import SeveralReturning
     from mproxy.service.log import Log
 
     class Lasting(Protocol):
         """What it asks of a program (`mproxy.service.run.Program`)."""
 
+        workers: int
         def connections(self) -> int: ...
         def understands(self, record: bytes, /) -> bool: ...
         def vows(self) -> dict[str, Any]: ...
@@ -38,12 +41,31 @@ class Restart:
         self._log = log
         self._loop = loop
         self._returning: Returning | None = None
+        self.several: SeveralReturning | None = None
         self._leave: Callable[[], bool] = lambda: False  # where that cannot be a restart is an end
         self._survives: bool = getattr(config, "survive", False)
         if "LISTEN_FDS" in os.environ and hasattr(config, "survive"):
-            from mproxy.keeper.returning import Returning
-            self._returning = Returning(name, log, has_keeper)
+            self._find_store(has_keeper)
         self._room = self._find_room(has_keeper) if self._survives else None
+
+    def _find_store(self, has_keeper: bool) -> None:
+        """Look at what the manager has given, and have the ports."""
+        if self._program.workers > 1:
+            from mproxy.keeper.several_returning import SeveralReturning
+            self.several = SeveralReturning(self._name, self._log, self._program.workers)
+            return
+        from mproxy.keeper.descriptor_store import Names
+        from mproxy.keeper.returning import GivenStore, Returning
+        self._store: GivenStore = GivenStore()
+        self._returning = Returning(self._name, self._log, self._store, Names())
+        if self._returning.is_usable and not has_keeper:
+            self._returning.refuse("this one has no keeper")
+        given = set(self._store.fds)
+        self._returning.take_listeners()
+        if self._returning.is_usable:
+            self._store.forget(given.difference(self._store.fds))
+        else:
+            self._store.forget_all()
 
     def _find_room(self, has_keeper: bool) -> int | None:
         """How many descriptors the manager will keep; None: it cannot."""
@@ -62,14 +84,16 @@ class Restart:
         """Have what the run before has left, if there was one; the descriptors of its connections."""
         if self._returning is None:
             return ()
-        return self._returning.take_over(self._program.keep_vows, self._program.understands)
+        descriptors = self._returning.take_over(self._program.keep_vows, self._program.understands)
+        self._store.forget_all()
+        return descriptors
 
-    def begin(self, main_socket: socket.socket) -> None:
-        """In a worker. `main_socket`: where the main process hears."""
+    def begin(self, main_socket: socket.socket, part: Part | None = None) -> None:
+        """In a worker. `main_socket`: where the main process hears; `part`: it is one of several."""
         if self._room is not None:
             from mproxy.keeper.leaving import Leaving
             leaving = Leaving(self._loop, self._log, self._name, main_socket, self._room, self._program.connections,
-                              self._program.vows)
+                              self._program.vows, part)
             self._leave = leaving.leave
 
     @property

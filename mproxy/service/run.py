@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.config import LogConfig
+    from mproxy.keeper.handing_out import HandingOut
     from mproxy.keeper.keeper import Keeper
+    from mproxy.keeper.leaving import Part
     from mproxy.keeper.successor import Successor
     from mproxy.service.background import LogFile
     from mproxy.service.control import Command, Desk, Reply, Server
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     Configuration = TypeVar("Configuration", bound=LogConfig)
     Parse = Callable[[list[str] | None], Configuration]
     MakeProgram = Callable[[Configuration, Log, Loop], "Program"]
+
+# Why there is no upgrade any more.
+ENDING = "the program is ending"
 
 
 class Program:
@@ -138,15 +143,15 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
         user = User(user_name) if user_name else None
         raise_descriptor_limit()
         loop, log = make_loop(config)
+        config = keep_workers(config, log, successor)
         program = make_program(config, log, loop)
         reloads = program.reloads and not stdio  # ssh sends SIGHUP to its ProxyCommand when it is done
         reload = Reload(program, log, log_file) if reloads else None
         if program.workers > 1:
-            if successor is not None:
-                raise MproxyError("with --workers no sessions can be taken over")
             from mproxy.service.several import run_several
-            return run_several(program, config, log, loop, user, lambda keeper: _serve_as_one_of_several(
-                name, program, log, loop, reload, keeper))
+            restart = Restart(name, program, config, log, loop, has_keeper=True)
+            return run_several(program, config, log, loop, user, restart, successor, lambda *about: (
+                _serve_as_one_of_several(name, program, log, loop, reload, restart, *about)))
         keeper = make_keeper(program, config, log, loop, successor) if program.is_kept else None
         restart = Restart(name, program, config, log, loop, keeper is not None)
         if keeper is None:
@@ -202,7 +207,7 @@ def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reloa
         reply(Handover(lambda asker, _pid: handing_over.ask(asker), {}))
 
     def shut_down(signal_name: str) -> None:
-        handing_over.refuse("the program is ending")
+        handing_over.refuse(ENDING)
         program.shut_down(signal_name)
 
     restart.begin(keeper.upgrades.worker_end)
@@ -219,17 +224,38 @@ def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reloa
 
 
 def _serve_as_one_of_several(name: str, program: Program, log: Log, loop: Loop, reload: Reload | None,
-                             keeper: Keeper) -> int:
+                             restart: Restart, keeper: Keeper, main_socket: socket.socket, handing_out: HandingOut,
+                             part: Part) -> int:
     """The same in a worker of several, which others may ask for this one."""
+    from mproxy.keeper.handing_over import HandingOver
+    from mproxy.keeper.main_process import is_upgraded, upgrades
     from mproxy.keeper.signals import passed_on
-    from mproxy.service.several import refuse_upgrade
     program.condemned = keeper.condemned
     loop.on_error = lambda error: die(log, error)
-    install_signals(loop, program.shut_down, reload, arriving=passed_on)
+    handing_over: HandingOver | None = None
+    if part.number == 0:
+        handing_over = HandingOver(loop, log, name, main_socket, program.vows, handing_out)
+        handing_out.succeeded = handing_over.succeed
+    handing_out.open(loop, part.number)
+
+    def upgrade(_request: dict[str, Any], reply: Reply) -> None:
+        if handing_over is not None:  # everybody asks the first worker
+            reply(Handover(lambda asker, _pid: handing_over.ask(asker), {}))
+
+    def shut_down(signal_name: str) -> None:
+        handing_out.refuse(ENDING)
+        if handing_over is not None:
+            handing_over.refuse(ENDING)
+        program.shut_down(signal_name)
+
+    restart.begin(main_socket, part)
+    install_signals(loop, shut_down, reload, arriving=passed_on, leave=restart.leave)
+    if is_upgraded() and part.number == 0:
+        log.info("upgraded", version=__version__, upgrades=upgrades())
     keeper.let_signals_through()
     try:
         program.start()
-        desk = program.open_desk(loop, log, name, {**program.commands(), "upgrade": refuse_upgrade})
+        desk = program.open_desk(loop, log, name, {**program.commands(), "upgrade": upgrade})
         loop.run()
         if desk is not None:
             desk.close()
@@ -239,6 +265,21 @@ def _serve_as_one_of_several(name: str, program: Program, log: Log, loop: Loop, 
         raise
     except Exception as error:
         die(log, error)
+
+
+def keep_workers(config: Configuration, log: Log, successor: Successor | None) -> Configuration:
+    """The configuration with as many workers as what this program goes on with has: each session is in one of these."""
+    asked, found = getattr(config, "workers", None), None
+    if successor is not None:
+        found = successor.workers
+    elif asked is not None and "LISTEN_FDS" in os.environ:
+        from mproxy.keeper.descriptor_store import stored_workers
+        found = stored_workers()
+    if asked is None or found is None or found == asked:
+        return config
+    log.warning("workers-kept", workers=found, asked=asked, why=(
+        "sessions go on in the workers that have them; a stop and a start change the number"))
+    return config.replace(workers=found)
 
 
 def die(log: Log, error: BaseException) -> NoReturn:

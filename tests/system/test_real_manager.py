@@ -13,12 +13,12 @@ pytestmark = NEEDS_SYSTEMD
 
 
 class Service:
-    """sproxy or cproxy under systemd, the other one as ever."""
+    """sproxy, with two workers, or cproxy under systemd, the other one as ever."""
 
     def __init__(self, name, manager, pair, lab, listener):
         self.unit, self.manager = f"{name}@test", manager
         if name == "sproxy":
-            self.log = manager.install("sproxy", f"{SPROXY_PORT} 127.0.0.1:{DAEMON_PORT}", SPROXY)
+            self.log = manager.install("sproxy", f"--workers 2 {SPROXY_PORT} 127.0.0.1:{DAEMON_PORT}", SPROXY)
             self.has("listening")
             pair.start_cproxy()
         else:

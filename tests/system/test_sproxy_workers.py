@@ -296,7 +296,7 @@ def test_a_cproxy_that_began_anew_replaces_its_session_in_another_worker(pair, l
 
 # ---- the program as a whole
 
-@pytest.mark.parametrize("options", [["--plain"], ["--survive"], ["--no-keeper"]])
+@pytest.mark.parametrize("options", [["--plain"], ["--no-keeper"]])
 def test_what_cannot_be_is_refused(lab, options):
     program = lab.server.start(SPROXY, "--workers", "2", *options, SPROXY_PORT)
     assert program.wait() == 2
@@ -312,15 +312,12 @@ def test_not_a_number_of_workers(lab, word):
     assert "--workers" in line
 
 
-def test_signals_are_for_all_and_an_upgrade_is_refused(pair, lab):
+def test_signals_are_for_all(pair, lab):
     program = start(pair, "--plaintext")
     client = LyingClient(lab, SPROXY_PORT)
     client.join()
     program.process.send_signal(signal.SIGHUP)
     program.event("reloaded", count=2)
-    program.process.send_signal(signal.SIGUSR2)
-    assert "--workers" in program.event("upgrade-failed")["why"]
-    ask(lab.server, "upgrade", "sproxy", status=1)
     program.process.send_signal(signal.SIGTERM)
     assert client.next_frame(GOODBYE).seq == SHUTDOWN
     assert program.wait() == 0

@@ -23,14 +23,14 @@ LOW_PORT = 620
 class Lowered:
     """sproxy as nobody, at a port below 1024, with a key that root alone can read; cproxy as ever."""
 
-    def __init__(self, pair, lab, directory, listener):
+    def __init__(self, pair, lab, directory, listener, *options):
         self.build = Build(lab.server, SPROXY)
         temporary = Path(tempfile.gettempdir())
         above = (place for place in directory.parents if temporary in place.parents)
         for place in (directory, *above, lab.server.home, self.build.path.parent):
             place.chmod(0o711)
         self.sproxy = lab.server.start(
-            self.build.path, "--keeper", "--user", "nobody", LOW_PORT, f"127.0.0.1:{DAEMON_PORT}")
+            self.build.path, "--keeper", *options, "--user", "nobody", LOW_PORT, f"127.0.0.1:{DAEMON_PORT}")
         pair.started.append(self.sproxy)
         self.sproxy.event("listening")
         pair.start_cproxy(server_port=LOW_PORT)
@@ -81,3 +81,19 @@ def test_a_build_out_of_the_users_reach(lowered):
         assert still_joined(app, daemon)
         until(lambda: len(children_of(lowered.sproxy.pid)) == 1, 10, "only the worker is left")
     assert not lowered.sproxy.events("worker-died")
+
+
+def test_several_workers_hand_over_what_root_alone_may_open(pair, lab, tmp_path):
+    """Goal: the same for each of them, twice."""
+    with lab.server.listen(DAEMON_PORT) as listener:
+        lowered = Lowered(pair, lab, tmp_path, listener, "--workers", 2)
+        python = python_of_nobody()
+        if python is None:
+            pytest.skip("no interpreter that another user can start")
+        lowered.build.run_by(python)
+        app, daemon = lowered.meeting.joined()
+        for number in range(1, 3):
+            lowered.upgrade()
+            lowered.sproxy.event("upgraded", number)
+            assert still_joined(app, daemon)
+        assert not lowered.sproxy.events("upgrade-failed")
