@@ -9,9 +9,10 @@ from contextlib import ExitStack
 import pytest
 from asking import facts
 from conversations import PATIENCE_S, Meeting, MixedLoad, still_joined
-from lab import outage
+from lab import outage, until
 from managed import Manager
 from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT
+from test_remote_places import PLACE, TARGET_PORT, listens_at
 from test_restart import change_byte, spoil
 from test_sproxy_workers import another
 from test_upgrade_workers import OTHER_PORT, keepers_of, workers_of
@@ -41,7 +42,7 @@ class Service:
         return self.meeting.joined(lambda: self.lab.client.connect(OTHER_PORT, timeout=PATIENCE_S))
 
     def start(self, workers=2):
-        program = self.manager.start(SPROXY, "--workers", workers, "--survive", SPROXY_PORT,
+        program = self.manager.start(SPROXY, "--workers", workers, "--survive", "--allow-listen", PLACE, SPROXY_PORT,
                                      f"127.0.0.1:{DAEMON_PORT}")
         self.pair.started.append(program)
         program.event("listening")
@@ -183,3 +184,25 @@ def test_a_stop_is_an_end(service):
     assert service.program.stop() == 0
     assert not service.manager.store
     assert all(ends_by_reset(app) for app, _daemon in service.joined)
+
+
+def test_a_place_of_one_worker(service, lab):
+    """Goal: where it listens for a client, it does so through a restart, and who calls meanwhile waits."""
+    for _ in range(30):  # until one is in the second worker, whose names are its own
+        guest = another(service.pair, 4, OTHER_PORT + 1, "-R", f"{PLACE}:127.0.0.1:{TARGET_PORT}")
+        guest.event("remote-listening")
+        if worker_of(service.program, guest) == 1:
+            break
+        guest.stop()
+        (lab.client.home / f"key-{OTHER_PORT + 1}").rename(lab.client.home / f"gone-{guest.pid}")
+    with lab.client.listen(TARGET_PORT) as listener:
+        meeting = Meeting(lambda: lab.server.connect(PLACE, timeout=PATIENCE_S), listener)
+        ends = meeting.joined()
+        service.leave()
+        caller = lab.server.connect(PLACE, timeout=PATIENCE_S)
+        service.start()
+        caller.sendall(b"?")
+        assert still_joined(caller, meeting.accept(b"?"))
+        assert still_joined(*ends) and still_joined(*meeting.joined())
+    assert guest.stop() == 0
+    until(lambda: not listens_at(lab, PLACE), PATIENCE_S, "nobody has it open any more")

@@ -57,18 +57,21 @@ def python_of_nobody():
     return None
 
 
-def test_what_root_alone_may_open_is_handed_over(lowered):
+@pytest.mark.parametrize("options", [[], ["--workers", 2]], ids=["one worker", "two"])
+def test_what_root_alone_may_open_is_handed_over(pair, lab, tmp_path, options):
     """Goal: port and key go along, again and again."""
     python = python_of_nobody()
     if python is None:
         pytest.skip("nobody cannot read this checkout, or no Python for it")
-    lowered.build.run_by(python)
-    app, daemon = lowered.meeting.joined()
-    for count in range(1, 4):
-        lowered.upgrade()
-        lowered.sproxy.event("upgraded", count)
-        assert still_joined(app, daemon)
-    assert still_joined(*lowered.meeting.joined())
+    with lab.server.listen(DAEMON_PORT) as listener:
+        lowered = Lowered(pair, lab, tmp_path, listener, *options)
+        lowered.build.run_by(python)
+        app, daemon = lowered.meeting.joined()
+        for count in range(1, 4):
+            lowered.upgrade()
+            lowered.sproxy.event("upgraded", count)
+            assert still_joined(app, daemon)
+        assert still_joined(*lowered.meeting.joined())
 
 
 def test_a_build_out_of_the_users_reach(lowered):
@@ -81,19 +84,3 @@ def test_a_build_out_of_the_users_reach(lowered):
         assert still_joined(app, daemon)
         until(lambda: len(children_of(lowered.sproxy.pid)) == 1, 10, "only the worker is left")
     assert not lowered.sproxy.events("worker-died")
-
-
-def test_several_workers_hand_over_what_root_alone_may_open(pair, lab, tmp_path):
-    """Goal: the same for each of them, twice."""
-    with lab.server.listen(DAEMON_PORT) as listener:
-        lowered = Lowered(pair, lab, tmp_path, listener, "--workers", 2)
-        python = python_of_nobody()
-        if python is None:
-            pytest.skip("no interpreter that another user can start")
-        lowered.build.run_by(python)
-        app, daemon = lowered.meeting.joined()
-        for number in range(1, 3):
-            lowered.upgrade()
-            lowered.sproxy.event("upgraded", number)
-            assert still_joined(app, daemon)
-        assert not lowered.sproxy.events("upgrade-failed")

@@ -13,6 +13,7 @@ from conversations import PATIENCE_S, Meeting, MixedLoad, still_joined
 from lab import outage, until
 from program import last_of_line, of_process
 from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT
+from test_remote_places import PLACE, TARGET_PORT, listens_at
 from test_sproxy_workers import another
 from traffic import Flow
 
@@ -241,3 +242,36 @@ def test_signals_reach_all_behind(crew):
     assert crew.goes_on()
     crew.sproxy.process.kill()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), PATIENCE_S, "all have died with it")
+
+
+def test_each_has_its_own_places(pair, lab):
+    """Goal: where sproxy listens for two clients, of two workers, it does so after upgrades, until they leave."""
+    build = Build(lab.server, SPROXY)
+    pair.sproxy = lab.server.start(build.path, "--workers", 2, "--allow-listen", PLACE,
+                                    "--allow-listen", PLACE + 1, SPROXY_PORT)
+    pair.started.append(pair.sproxy)
+    pair.sproxy.event("listening")
+    workers_of(pair.sproxy)
+    with lab.client.listen(TARGET_PORT) as listener:
+        for number in range(2):
+            place = ["-R", f"{PLACE + number}:127.0.0.1:{TARGET_PORT}"]
+            if number:
+                another(pair, 3, OTHER_PORT, *place).event("remote-listening")
+            else:
+                pair.start_cproxy(*place).event("remote-listening")
+        assert {event["worker"] for event in pair.sproxy.events("connected")} == {"0", "1"}
+        joined = []
+        for count in range(1, 3):
+            for number in range(2):
+                meeting = Meeting(lambda port=PLACE + number: lab.server.connect(port, timeout=PATIENCE_S), listener)
+                joined.append(meeting.joined())
+            assert all(still_joined(*ends) for ends in joined)
+            pair.sproxy.process.send_signal(signal.SIGUSR2)
+            pair.sproxy.event("upgraded", count)
+            pair.sproxy.event("recovered", 2 * count)
+        assert all(still_joined(*ends) for ends in joined)
+    for program in pair.started[1:]:
+        assert program.stop() == 0
+    until(lambda: not [port for port in (PLACE, PLACE + 1) if listens_at(lab, port)], PATIENCE_S,
+          "nobody listens any more")
+    assert not pair.sproxy.events("remote-closed")[2:]
