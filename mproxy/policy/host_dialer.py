@@ -102,6 +102,11 @@ class HostDialer:
         return self._carrying.device
 
     @property
+    def will_move(self) -> bool:
+        """Whether a session that ssh carries is likely to have the port soon."""
+        return self._may_move and not self._record.is_shut
+
+    @property
     def paths(self) -> Paths:
         """What is known of the paths to the port."""
         return (self._direct or self._via).paths

@@ -103,7 +103,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._stopping = False
         self._parting = Parting(loop, self._endpoint)
         self._next_ssh = NextSsh(
-            config, loop, self._endpoint, self._teller, self._listening.target, self._finish_stdio)
+            config, loop, self._endpoint, self._teller, self._listening.target,
+            lambda: getattr(self._dialer, "will_move", False), self._finish_stdio)
         self._guard = Guard(loop, config, self._instance, log)
         if config.keeper and not config.stdio:
             from mproxy.programs.succession import Succession

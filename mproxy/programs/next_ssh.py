@@ -1,7 +1,7 @@
 """Whether the session of a `mproxy connect` is kept when its ssh has ended, for the next one, and for how long.
 
 Only where ssh has started us, for whoever else did may wait for our end; and where the session goes straight to
-sproxy's port, for what goes through an ssh would keep a login open that nobody sees.
+sproxy's port, or is about to, for what goes through an ssh would keep a login open that nobody sees.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from mproxy.ground.errors import MproxyError
+from mproxy.policy.via_start import owns_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ OFFSET, PRIME, MASK = 0xcbf29ce484222325, 0x100000001b3, (1 << 64) - 1  # FNV-1a
 
 # After SIGHUP, how long its ssh may take to end: else it was not ssh that sent it.
 END_US = 1_000_000
+
+# How often to look whether a session that goes through ssh still has a chance to go straight.
+LOOK_US = 1_000_000
 
 # A carrier that was silent for so many heartbeats may have died: who comes then is better off with a dial.
 QUIET_HEARTBEATS = 2
@@ -47,19 +51,24 @@ def standby_name(words: Iterable[str]) -> str:
 
 
 class NextSsh:
-    """`finish()` ends the session; it is called when nobody has come for the time of `--idle`."""
+    """`finish()` ends the session; it is called when nobody has come for the time of `--idle`. `will_move()` says
+    whether one that ssh carries will soon go straight."""
 
     def __init__(self, config: CproxyConfig, loop: Loop, endpoint: Endpoint, teller: AwayTeller, target: bytes,
-                 finish: Callable[[], object]) -> None:
+                 will_move: Callable[[], bool], finish: Callable[[], object]) -> None:
         self._config = config
         self._loop = loop
         self._endpoint = endpoint
         self._teller = teller
         self._target = target
+        self._will_move = will_move
         self._finish = finish
         self._may = bool(config.standby) and config.idle_us > 0 and _called_by_ssh()
+        # An ssh that may ask at the terminal has our standard error, for whose end somebody may wait.
+        self._lends_errors = self._may and owns_terminal() and not os.isatty(2)
         self._standby: Standby | None = None
         self._timer: Timer | None = None
+        self._look_timer: Timer | None = None
 
     def hung_up(self, end: Callable[[], object]) -> bool:
         """SIGHUP has come: whether that is no end, since our ssh ends by itself. `end()` if it does not."""
@@ -71,7 +80,7 @@ class NextSsh:
     def begin(self) -> bool:
         """There is no application any more, or there is another carrier and still none; whether the session is kept."""
         if self._standby is None:
-            if not self._may or not self._works():
+            if not self._may or not self._works() or not self._goes_straight(soon=not self._lends_errors):
                 return False
             from mproxy.programs.standby import Standby
             try:
@@ -84,12 +93,16 @@ class NextSsh:
         self._teller.leave_terminal()
         if self._timer is None:
             self._timer = self._loop.call_later(self._config.idle_us, self._finish)
+        if self._look_timer is None:
+            self._look()
         return True
 
     def close(self) -> None:
         """Keep it no longer."""
         self._may = False
         self._cancel()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         if self._standby is not None:
             self._standby.close()
             self._standby = None
@@ -100,11 +113,22 @@ class NextSsh:
             self._timer = None
 
     def _works(self) -> bool:
-        """Whether the session has a carrier of its own that is not known to be dead."""
+        """Whether the session has a carrier that is not known to be dead."""
         quiet_us = QUIET_HEARTBEATS * self._config.session.heartbeat_us
         endpoint = self._endpoint
-        return bool(endpoint.session.session_id and endpoint.attached and endpoint.carrier is not None
-                    and "through" not in endpoint.carrier.describe() and endpoint.receive_silence_us < quiet_us)
+        return bool(endpoint.session.session_id and endpoint.attached and endpoint.receive_silence_us < quiet_us)
+
+    def _goes_straight(self, soon: bool) -> bool:
+        """Whether the carrier is the session's own; with `soon`, or will be."""
+        carrier = self._endpoint.carrier
+        return (carrier is not None and "through" not in carrier.describe()) or (soon and self._will_move())
+
+    def _look(self) -> None:
+        self._look_timer = None
+        if self._timer is not None and not self._goes_straight(soon=True):
+            self._finish()
+        elif not self._goes_straight(soon=False):
+            self._look_timer = self._loop.call_later(LOOK_US, self._look)
 
     def _add(self, read_fd: int, write_fd: int) -> None:
         self._cancel()

@@ -17,12 +17,13 @@ SCRIPT = "echo out; cat; echo err >&2; exit 7"
 
 @pytest.fixture
 def host(lab):
-    """One ssh has started sproxy, and the session of the second one waits."""
+    """One ssh has started sproxy, and there was another; a session waits that goes straight."""
     host = SshHost(lab).start()
     for _ in range(2):
         assert host.run("server", "true").returncode == 0
     until(lambda: sockets(host), 30, "somebody who waits")
-    host.before = host.peers()  # of one session or two: the first may have gone straight in time
+    until(lambda: DIRECT in host.peers() + host.peers("resumed"), 30, "the session to go straight")
+    host.before = host.peers()  # of one session, which has waited for the second ssh, too; or of two on a slow host
     assert set(host.before) <= {THROUGH_SSH, DIRECT}
     return host
 

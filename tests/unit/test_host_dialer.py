@@ -137,12 +137,14 @@ def test_an_unknown_host_is_reached_by_ssh_and_then_at_its_port(ways, tmp_path):
     assert ways.running() == ["via"]
     ways.heard(b"Welcome\n" + announce([6201], KEY))
     assert (ways.trusted[-1], ways.ports) == (KEY, [6201])
+    assert not ways.dialer.will_move
     ways.welcome(ways.via)
     ways.via.stop()  # as a dialer does at its welcome
     ways.clock.pass_us(MOVE_AFTER_US)
     assert ways.running() == ["direct"]
-    assert ways.direct.observer.still_wanted()
+    assert ways.direct.observer.still_wanted() and ways.dialer.will_move
     ways.welcome(ways.direct)
+    assert not ways.dialer.will_move
     assert ways.asked.welcomes == 2
     assert (again(tmp_path).port, again(tmp_path).is_shut) == (6201, False)
 
@@ -161,8 +163,9 @@ def test_a_port_that_cannot_be_reached_is_remembered(ways, tmp_path):
     ways.welcome(ways.via)
     ways.via.stop()
     ways.clock.pass_us(MOVE_AFTER_US)
+    assert ways.dialer.will_move
     ways.clock.pass_us(MOVE_US)
-    assert ways.running() == []
+    assert ways.running() == [] and not ways.dialer.will_move
     assert again(tmp_path).is_shut
     assert not ways.asked.failures
 

@@ -218,8 +218,10 @@ def parts(monkeypatch):
                              use_terminal=lambda: made.told.append("use"))
     config = CproxyConfig(session=SessionConfig(heartbeat_us=1_000_000), sproxy_host="h", sproxy_port=1,
                           idle_us=600_000_000, standby="standby-x")
+    made.will_move = False
+    monkeypatch.setattr(next_ssh, "owns_terminal", lambda: False)
     made.make = lambda **more: NextSsh(config.replace(**more), made.loop, made.endpoint, teller, b"",
-                                       lambda: made.finished.append(True))
+                                       lambda: made.will_move, lambda: made.finished.append(True))
     return made
 
 
@@ -252,11 +254,54 @@ def test_not_kept(parts, why, monkeypatch):
     elif why == "silent":
         parts.endpoint.receive_silence_us = 2_000_000
     elif why == "through ssh":
-        parts.endpoint.carrier = SimpleNamespace(describe=lambda: {"kind": "command", "through": "ssh"})
+        parts.endpoint.carrier = THROUGH_SSH
     elif why == "no session":
         parts.endpoint.session = SimpleNamespace(session_id=b"")
     assert not keeps.begin()
     assert not parts.loop.due and not parts.told
+
+
+THROUGH_SSH = SimpleNamespace(describe=lambda: {"kind": "command", "through": "ssh"})
+
+
+def test_one_through_ssh_is_kept_while_it_may_go_straight(parts):
+    """Goal: the very next ssh is served, too; and no login stays open that nobody sees."""
+    straight, parts.endpoint.carrier, parts.will_move = parts.endpoint.carrier, THROUGH_SSH, True
+    keeps = parts.make()
+    assert keeps.begin() and [us for us, _act in parts.loop.due] == [600_000_000, next_ssh.LOOK_US]
+    idle = parts.loop.due.pop(0)
+    parts.loop.ring()
+    assert [us for us, _act in parts.loop.due] == [next_ssh.LOOK_US] and not parts.finished
+    parts.endpoint.carrier = straight
+    parts.loop.ring()
+    assert not parts.loop.due and not parts.finished
+    parts.endpoint.carrier, parts.will_move = THROUGH_SSH, False
+    parts.loop.due.append(idle)
+    assert keeps.begin() and parts.finished == [True], "it has gone back to ssh while somebody used it"
+
+
+def test_one_through_ssh_whose_port_is_shut_ends(parts):
+    parts.endpoint.carrier, parts.will_move = THROUGH_SSH, True
+    keeps = parts.make()
+    assert keeps.begin()
+    parts.will_move = False
+    parts.loop.due.pop(0)
+    (waiting,) = parts.standbys
+    waiting.add(8, 9)
+    parts.loop.ring()
+    assert not parts.finished, "somebody uses it"
+    assert keeps.begin()
+    parts.loop.due.reverse()
+    parts.loop.ring()
+    assert parts.finished == [True]
+
+
+def test_an_ssh_with_our_standard_error_is_not_kept(parts, monkeypatch):
+    """Goal: `mproxy ssh host true 2>&1 | cat` ends with ssh."""
+    monkeypatch.setattr(next_ssh, "owns_terminal", lambda: True)
+    monkeypatch.setattr(os, "isatty", lambda fd: False)
+    parts.endpoint.carrier, parts.will_move = THROUGH_SSH, True
+    assert not parts.make().begin()
 
 
 def test_sighup_is_the_end_of_ssh_or_ours(parts):
