@@ -73,6 +73,11 @@ class Grant:
         """Whether it has not expired."""
         return self.expires_at is None or now < self.expires_at
 
+    @property
+    def counts_in_one_process(self) -> bool:
+        """Whether what its sessions open is counted, which all of them have to be in one process for."""
+        return self.max_streams is not None or self.max_flows is not None
+
     def same_rights(self, other: Grant) -> bool:
         """Whether the line allows the same as another Grant's, whatever the keys."""
         return self._rights() == other._rights()

@@ -159,7 +159,7 @@ class Clients:
         return elsewhere + sum(client.streams for client in self.places.held(holder))
 
     def flows_of(self, holder: bytes | str) -> int:
-        """Flows of datagrams of all sessions of a holder, in this worker."""
+        """Flows of datagrams of all sessions of a holder that are here: all it has, if they are counted."""
         return sum(client.endpoint.flows.flow_count for client in self.places.held(holder))
 
     def has_tag(self, tag: int) -> bool:

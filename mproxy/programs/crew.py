@@ -160,12 +160,13 @@ class Crew:
 
     def choose(self, guest: Guest, hello: Hello, grant: Grant | None, holder: bytes | str) -> None:
         """Raise Elsewhere if a new session is to begin in another worker: the one with the former session of the same
-        cproxy, which it replaces; with others of a key whose streams are counted; or that has room. Under the lock."""
+        cproxy, which it replaces; with others of a key whose streams or flows are counted; or that has room. Under the
+        lock."""
         if guest.hops >= MOST_HOPS:
             return
         worker = self.roster.find_instance(instance_mark(guest.spki, hello.instance_id))
         if worker is None and self.clients.of_instance(guest.spki, hello.instance_id) is None:
-            if grant is not None and grant.max_streams is not None and not self.clients.places.held(holder):
+            if grant is not None and grant.counts_in_one_process and not self.clients.places.held(holder):
                 worker = self.roster.find_holder(holder_mark(holder))
             if self.roster.sessions(self.number if worker is None else worker) >= self._part:
                 worker = min(range(self.roster.workers), key=self.roster.sessions)

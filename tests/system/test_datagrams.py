@@ -250,6 +250,21 @@ def test_what_a_key_may(pair, lab, ends):
     until(lambda: "0 flows" in lab.server.run(MPROXY, "status"), 10, "flows of a right that was taken away end")
 
 
+def test_flows_of_a_key_count_over_workers(pair, lab, ends):
+    echo = ends.enter_context(Echo(lab.server, "127.0.0.1"))
+    authorize(lab, "max-flows=3 ")
+    pair.start_sproxy("--workers", "3", "--allow", f"127.0.0.1:{echo.port}")
+    places = range(UDP_PORT, UDP_PORT + 3)
+    for port in places:
+        forward(pair, f"127.0.0.1:{echo.port}", port=port)
+        asks(client_of(lab.client, "127.0.0.1", port), b"first")
+    for port in places:
+        for _ in range(5):
+            asks(client_of(lab.client, "127.0.0.1", port), b"next")
+    flows = [int(count) for count in re.findall(r"(\d+) flows? of datagrams", lab.server.run(MPROXY, "status"))]
+    assert len(flows) == len(places) and sum(flows) == 3
+
+
 def test_idle_flows_end(pair, lab, ends):
     client = start(pair, lab, ends, sproxy=["--udp-idle", "1s"], cproxy=["--udp-idle", "1s"])
     asks(client, b"x")
