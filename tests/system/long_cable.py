@@ -9,13 +9,22 @@ import threading
 import time
 from collections import namedtuple
 
+import pytest
 from lab import Link
+
+from tests.root import real_root
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 TCP = 6
 TUN = "/dev/net/tun"
 
 Segment = namedtuple("Segment", "at up port payload")
+
+
+def need_tun():
+    """Skips the test where tun devices are not for this user."""
+    if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
+        pytest.skip(f"{TUN} is for root alone here")
 
 
 def open_tun(host, name):

@@ -1,17 +1,14 @@
 """Paths that half work: they are slow, drop large packets, lose their NAT entries, lead nowhere, or come back."""
 
-import os
 import shutil
 import signal
 import time
 
 import pytest
 from lab import SLOWNESS_S, outage, until
-from long_cable import TUN, LongCable
+from long_cable import LongCable, need_tun
 from proxies import CPROXY_PORT, DAEMON_PORT, OVER_TCP, SPROXY_PORT, state_dir
 from traffic import Flow, Traffic, ends_by_reset, read_exactly
-
-from tests.root import real_root
 
 # For so long a key is refused until that is the last word: why_ended.KEY_REFUSED_US.
 KEY_REFUSED_S = 5
@@ -58,8 +55,7 @@ def answered_within(app, seconds, text=b"key"):
 
 def long_cable(ends, end, router, delay_s):
     """A further link of `end`, with the address number 2."""
-    if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
-        pytest.skip(f"{TUN} is for root alone here")
+    need_tun()
     cable = LongCable(end, router, 4, delay_s)
     ends.callback(cable.close)
     cable.give(2)

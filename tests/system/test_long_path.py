@@ -1,17 +1,14 @@
 """A resume over a long path: how many round trips it takes, and how long."""
 
 import itertools
-import os
 import statistics
 import time
 
 import pytest
 from lab import outage, until
-from long_cable import TUN, LongCable
+from long_cable import LongCable, need_tun
 from proxies import DAEMON_PORT
 from test_figures import Arrivals, least_median
-
-from tests.root import real_root
 
 DELAY_S = 0.05  # of each direction; who waits for an answer in a flight, waits twice as long
 
@@ -20,8 +17,7 @@ DELAY_S = 0.05  # of each direction; who waits for an answer in a flight, waits 
 def cable(lab, ends):
     """The client's only path to the router."""
     lab.wifi.pull()
-    if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
-        pytest.skip(f"{TUN} is for root alone here")
+    need_tun()
     cable = LongCable(lab.client, lab.router, 4, DELAY_S)
     ends.callback(cable.close)
     cable.give(2)
