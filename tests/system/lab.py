@@ -44,6 +44,11 @@ def outage(seconds):
     time.sleep(seconds)
 
 
+def pause(seconds):
+    """The same for a pace: bytes that come now and then, a reader that is slow, a moment that may be any."""
+    time.sleep(seconds)
+
+
 def until(condition, within, what):
     """Polls `condition` until it is true; AssertionError naming `what` after `within` seconds. Returns its value."""
     end = time.monotonic() + within

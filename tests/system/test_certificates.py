@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import pytest
+from lab import pause
 from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT, state_dir
 from traffic import read_exactly
 
@@ -114,7 +115,7 @@ def test_a_session_outlives_its_certificate(trusting):
     while time.time() < end:
         app.sendall(b"tick")
         assert read_exactly(app, 4) == b"tick"
-        time.sleep(0.05)
+        pause(0.05)
     trusting.lab.wifi.pull()
     trusting.lab.wifi.give(9)
     trusting.cproxy.event("resumed")

@@ -15,6 +15,7 @@ from traffic import Traffic, ends_by_reset, read_exactly, read_to_end
 
 # What a socket takes although nobody reads, in however many pieces it comes.
 ANSWER_BYTES = 40_000
+TCP_CLOSE_WAIT = 8  # linux/tcp_states.h: the other side has ended its direction
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_what_has_ended_in_order_before_a_proxy_is_killed(pair, daemon):
     app.sendall(b"x")
     assert read_exactly(connection, 1) == b"x"
     until(lambda: len(app.recv(ANSWER_BYTES, socket.MSG_PEEK)) == ANSWER_BYTES, 10, "the answer")
-    time.sleep(0.1)  # its end is right behind it
+    until(lambda: app.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE_WAIT, 10, "the answer's end")
     pair.cproxy.stop(signal.SIGKILL)
     assert read_to_end(app) == bytes(ANSWER_BYTES)
 

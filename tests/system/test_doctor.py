@@ -10,7 +10,7 @@ import time
 
 import pytest
 from doctoring import Doctor
-from lab import SLOWNESS_S, outage
+from lab import SLOWNESS_S, outage, pause
 from proxies import DAEMON_PORT, SPROXY_PORT, state_dir
 from relays import MPROXY
 from traffic import Traffic, read_exactly
@@ -388,7 +388,7 @@ def test_interrupted_it_takes_its_session_with_it(pair, lab, number):
     pair.start_sproxy()
     program = lab.client.start(MPROXY, "doctor", "--long", lab.server_address, SPROXY_PORT)
     pair.sproxy.event("connected")
-    time.sleep(0.5)  # it may be busy with anything by now
+    pause(0.5)  # it may be busy with anything by now
     program.signal(number)
     assert program.wait() == 128 + number
     pair.sproxy.event("ended")

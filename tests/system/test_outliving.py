@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from asking import facts
 from conversations import PATIENCE_S, Meeting
-from lab import SLOWNESS_S, outage, until
+from lab import SLOWNESS_S, outage, pause, until
 from mortal import arena_bytes
 from proxies import CPROXY_PORT, DAEMON_PORT
 from traffic import Flow, Traffic, ends_by_reset, read_exactly, read_to_end, reset
@@ -64,7 +64,7 @@ def test_bulk_both_ways(pair, daemon, kept, seed):
     flows = [Flow(app, connection), Flow(connection, app)]
     for _ in range(DEATHS):
         cproxy.die()
-        time.sleep(chance.random() * APART_S)
+        pause(chance.random() * APART_S)
     for flow in flows:
         flow.stop(within=PATIENCE_S)
     assert flows[0].received > 0 < flows[1].received
@@ -94,7 +94,7 @@ def test_conversations_of_every_kind(pair, daemon, kept, seed):
             under_way.append(meeting.converse(f"{seed} {number}"))
         if cproxy.count < DEATHS:
             cproxy.die()
-            time.sleep(chance.random() * APART_S)
+            pause(chance.random() * APART_S)
         else:
             under_way[0].join()
         under_way = [one for one in under_way if one.is_alive() or one.join()]

@@ -10,12 +10,13 @@ import threading
 import time
 
 import pytest
-from lab import outage, until
+from lab import outage, pause, until
 from relay_engine import address_of
 
 from tests.root import real_root
 
 SECOND_US = 1_000_000
+SYN_SENT = "02"  # in /proc/net/tcp
 BULK = 48 << 20
 
 
@@ -148,7 +149,7 @@ def test_bulk_both_ways_byte_for_byte(relayed, pipes):
         while part := sock.recv(pauses.choice((1000, 65536, 1 << 20))):
             digest.update(part)
             if pauses.random() < 0.01:
-                time.sleep(0.01)  # a reader that stalls: the scenario
+                pause(0.01)  # a reader that stalls
         results[place] = digest.hexdigest()
 
     expected = []
@@ -272,11 +273,18 @@ def test_silence_ends_a_connection(stage):
     for n in range(8):
         (talker, listener)[n % 2].sendall(b".")
         assert (listener, talker)[n % 2].recv(1) == b"."
-        time.sleep(0.3)  # the scenario: bytes every 0.3 s
+        pause(0.3)
     assert is_reset(silent) and time.monotonic() - silent_since >= 1
     assert engine.stats(0)["timed_out"] == 1 and engine.stats(0)["connections"] == 1
     assert is_reset(talker)
     gone(engine)
+
+
+def asking(server):
+    """How many sockets wait for the answer to their SYN."""
+    place = f":{address_of(server)[1]:04X}"
+    with open("/proc/thread-self/net/tcp") as table:
+        return sum(row[2].endswith(place) and row[3] == SYN_SENT for row in map(str.split, table))
 
 
 def black_hole(stage):
@@ -320,9 +328,10 @@ def test_a_slow_target_is_waited_for_beside_the_others(stage):
     """Goal: racing does not end attempts: the first address may answer after the second, silent one was begun."""
     engine, slow, hole = stage.engine(), black_hole(stage), black_hole(stage)
     port = engine.listen(0, [address_of(slow), address_of(hole)], {"connect_timeout_us": 20 * SECOND_US})
+    asked = {one: asking(one) for one in (slow, hole)}
     client = stage.client(port)
     client.sendall(b"hello")
-    time.sleep(0.5)  # both attempts are under way now
+    until(lambda: all(asking(one) > before for one, before in asked.items()), 10, "both attempts are under way")
     for _ in range(20):  # make room in its queue: the next packet of the handshake, which is sent again, is answered
         slow.settimeout(0.2)
         try:

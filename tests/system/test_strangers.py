@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from lab import SLOWNESS_S, until
+from lab import SLOWNESS_S, pause, until
 from proxies import SPROXY_PORT
 from traffic import Traffic, ends_by_reset, read_exactly
 from wire_peer import (
@@ -86,7 +86,7 @@ def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
     dripping = unfinished[1]
     for position in range(5, 9):  # a byte now and then buys no time
         dripping.send(preamble()[position:position + 1])
-        time.sleep(0.25)
+        pause(0.25)
     assert time.monotonic() - began_at < 4
     for peer in unfinished:
         peer.connection.settimeout(0.01)

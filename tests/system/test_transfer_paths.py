@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from lab import SLOWNESS_S, until
+from lab import SLOWNESS_S, outage, until
 from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, blocks_of, content
 
 SOURCE = {"PYTHONPATH": str(MPROXY_ROOT)}
@@ -62,7 +62,7 @@ def test_a_sender_that_was_stopped_goes_on(transfer):
     until(lambda: blocks_of(transfer.target / ".f.mproxy-state") >= 2, 60, "some blocks")
     sender.signal(signal.SIGSTOP)
     receiver.event("broken-off", within=MANY)
-    time.sleep(2)  # what it says about that is answered no more
+    outage(2)  # what it says about that is answered no more
     sender.signal(signal.SIGCONT)
     assert sender.wait(MANY) == 0, str(sender)
     assert (transfer.target / "f").read_bytes() == data

@@ -2,10 +2,9 @@
 
 import contextlib
 import random
-import time
 
 import pytest
-from lab import until
+from lab import pause, until
 from relays import ECHO_PORT, RELAY, SERVER, echoes, start_echo
 from udp_lab import Echo, RelayThread, answers, client_of, is_silent, udp_socket
 
@@ -81,7 +80,7 @@ def test_a_one_way_stream_stays_with_its_address(host, udp_relay, two, ends):
     client = client_of(host, "127.0.0.1", listening)
     for number in range(200):
         client.send(b"%d" % number)
-        time.sleep(0.005 if number > 20 else 0)
+        pause(0.005 if number > 20 else 0)
     udp_relay.reaches(key, packets_in=200)
     counts = []
     for sink in sinks:
@@ -310,7 +309,7 @@ def test_tcp_connections_leave_descriptors_to_udp_flows(lab, relay, ends):
     connections = []
     while not program.events("accept-paused"):
         connections.append(ends.enter_context(lab.client.connect(7005, RELAY)))
-        time.sleep(0.01)
+        pause(0.01)
         assert len(connections) < 300
     clients = [client_of(lab.client, RELAY, 7005) for _ in range(15)]
     for _ in range(2):
