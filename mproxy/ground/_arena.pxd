@@ -18,7 +18,7 @@ cdef enum:
     ARENA_CHUNKS = 65536          # 1 TiB, where that much may be reserved
     LEAST_ARENA_CHUNKS = 1024     # 16 GiB
     TABLE_CHUNKS = 32             # address range of a table: 512 MiB
-    RECORD_CHUNKS = 129           # the head's and the tables'
+    RECORD_CHUNKS = 161           # the head's and the tables'
     OWN_RECORD_AT = 4096          # in the head: what the program keeps that is no session's
 
 
@@ -26,7 +26,8 @@ cdef enum RecordTable:
     SESSION_RECORDS
     PROGRAM_RECORDS               # one beside every session's, of the same number
     STREAM_RECORDS
-    PAIR_RECORDS                  # of the relay
+    PAIR_RECORDS                  # of the relay's TCP
+    FLOW_RECORDS                  # of its UDP
     RECORD_TABLES
 
 

@@ -62,9 +62,19 @@ class Engines:
         if key in self._of_key:
             self._of_key[key].set_targets(key, targets, weights, failing)
 
-    def take_over(self, inheritance: Inheritance) -> tuple[int, int]:
-        """Go on with what another worker has left: TCP connections that do, and how many were lost."""
-        return inheritance.take_over(self._engines["tcp"])
+    def take_flows(self, inheritance: Inheritance, key: int) -> None:
+        """Go on with the UDP flows of a rule that another worker has left, before anything is read for it."""
+        engine = self._of_key.get(key)
+        if isinstance(engine, UdpRelay):
+            inheritance.take_flows(engine, key)
+
+    def take_over(self, inheritance: Inheritance) -> tuple[int, int, int]:
+        """Go on with what another worker has left: TCP connections and UDP flows that do, and how many connections were
+        lost."""
+        for key in self._of_key:
+            self.take_flows(inheritance, key)
+        going_on, lost = inheritance.take_over(self._engines["tcp"])
+        return going_on, inheritance.flows_going_on, lost
 
     def remove(self, key: int) -> None:
         """Stop listening; existing connections continue."""

@@ -1,5 +1,5 @@
-"""What a worker finds of the one before it: pairs that go on, and connections that had just been accepted. Nothing for
-the first worker."""
+"""What a worker finds of the one before it: pairs and flows that go on, and connections that had just been accepted.
+Nothing for the first worker."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import struct
 from mproxy.io._kernel_facts import is_untouched
 from mproxy.io.descriptors import STANDARD, close_others, open_descriptors
 from mproxy.relay.tcp._survivors import find_survivors
+from mproxy.relay.udp._flow_record import find_flows, forget_flow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Sockaddr
     from mproxy.relay.tcp._tcp_relay import TcpRelay
+    from mproxy.relay.udp._udp_relay import UdpRelay
 
 _LINGER = struct.Struct("ii")
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -29,13 +31,29 @@ class Inheritance:
     def __init__(self, kept: Collection[int], condemned: Collection[int]) -> None:
         self.pairs, named, self.damaged, unwanted = find_survivors(condemned)
         wanted = named.union(kept, STANDARD)
+        self._flows = find_flows(wanted | unwanted)  # key -> [(number of the record, descriptor), ...]
+        self.flows_going_on = 0
+        wanted.update(fd for flows in self._flows.values() for _number, fd in flows)
         # By descriptor: where a client has come to whom no record names yet.
         self.accepted = {fd: place for fd in open_descriptors()
                          if fd not in wanted and fd not in unwanted and (place := _untouched_at(fd)) is not None}
         close_others(wanted.union(self.accepted))
 
+    def take_flows(self, relay: UdpRelay, key: int) -> None:
+        """Let the relay go on with the flows of a rule that it has, and with which it can."""
+        flows = self._flows.pop(key, [])
+        left = relay.take_in(key, flows)
+        self.flows_going_on += len(flows) - len(left)
+        if left:
+            self._flows[key] = left
+
     def take_over(self, relay: TcpRelay) -> tuple[int, int]:
-        """Let the relay, which has its rules, go on with all of it: how many connections do, and how many were lost."""
+        """Let the relay, which has its rules, go on with all connections: how many do, and how many were lost. Flows
+        that are left end."""
+        for number, fd in (each for flows in self._flows.values() for each in flows):
+            forget_flow(number)
+            os.close(fd)
+        self._flows = {}
         going_on, lost = relay.take_over(self.pairs)
         places = [(key, _place_of(fd)) for key, fd in relay.listeners()]
         for fd, (host, port, *_) in self.accepted.items():

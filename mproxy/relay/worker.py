@@ -159,6 +159,7 @@ class Worker:
                 continue
             self._rules[key] = rule
             self._aim(key, targets)
+            self._engines.take_flows(self._inheritance, key)
 
     def _update(self, key: int, packed: list[Any]) -> None:
         self._rules[key] = rule = unpack_rule(packed)
@@ -175,9 +176,10 @@ class Worker:
 
     def _take_over(self) -> None:
         """Go on with what the worker before this one has left, now that all rules are here."""
-        connections, lost = self._engines.take_over(self._inheritance)
-        if connections or lost:
-            self._log.info("taken-over", worker=self._number, connections=connections, lost=lost or None)
+        connections, flows, lost = self._engines.take_over(self._inheritance)
+        if connections or flows or lost:
+            self._log.info("taken-over", worker=self._number, connections=connections, flows=flows or None,
+                           lost=lost or None)
 
     def _remove(self, keys: list[int]) -> None:
         for start in range(0, len(keys), COUNTERS_A_MESSAGE):

@@ -20,6 +20,7 @@ from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress
 from mproxy.relay._accounts cimport Noted
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._proxy_header cimport Origin
+from mproxy.relay.udp._flow_record cimport FlowRecord
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowKey, Roll
 
 
@@ -46,6 +47,7 @@ cdef struct Flow:
     uint8_t *header         # owned; begins every packet to the target, or NULL
     uint32_t header_bytes   # its length
     Noted *noted            # owned; for the access log, or NULL
+    FlowRecord *record      # owned; what outlives this process, or NULL
     bint answered           # the address has answered
     int64_t asked_at        # the first packet since the last answer; 0: none
     int64_t patience_us     # how long an answer is waited for before the flow looks for another address

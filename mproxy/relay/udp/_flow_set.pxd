@@ -1,7 +1,7 @@
 """The flows of a UDP relay: one for each client address (and local address it sends to), with a socket of its own to
 the target. How they begin, change to another address, and end."""
 
-from libc.stdint cimport int64_t, uint16_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from mproxy.ground._list cimport LinkedList
 from mproxy.ground._sockaddr cimport sockaddr
@@ -32,7 +32,10 @@ cdef class FlowSet:
 
     cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key, const Origin *origin) noexcept
     cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept
+    cdef bint take_in(self, UdpListener listener, uint32_t number) noexcept
     cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot, const Origin *origin) noexcept
+    cdef void record(self, Flow *flow) noexcept
+    cdef void goes_to(self, Flow *flow, TargetAddress address) noexcept
     cdef void asks(self, Flow *flow, TargetAddress address) noexcept
     cdef int make_room(self, UdpRule rule, const FlowKey *key) noexcept
     cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept

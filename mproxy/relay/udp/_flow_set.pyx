@@ -7,12 +7,12 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
-from mproxy.ground._sockaddr cimport ntohs, sockaddr, sockaddr_storage
+from mproxy.ground._sockaddr cimport ntohs, sockaddr, sockaddr_storage, socklen_t
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLIN, Source
 from mproxy.io._packets cimport SocketAddress
-from mproxy.io._socket cimport Target, close
+from mproxy.io._socket cimport Target, close, getpeername
 from mproxy.relay._accounts cimport MADE_ROOM, SILENT, STOPPED, TARGET_BROKE, Noted, account_of
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._circle cimport own_forget, own_has, own_note
@@ -21,13 +21,16 @@ from mproxy.relay._newcomers cimport LIMITED_TELL_US, source_text
 from mproxy.relay._proxy_header cimport origin_source
 from mproxy.relay.udp._batch cimport FEW_SLOTS, NOWHERE
 from mproxy.relay.udp._flow cimport (
-    PATIENCE_US, ready_add, ready_remove, flow_begin, flow_head, flow_heard, flow_is_owed, flow_may_leave,
+    PATIENCE_US, ready_add, ready_remove, flow_begin, flow_head, flow_heard, flow_is_owed, flow_key, flow_may_leave,
     flow_rest_us, flow_without_debt,
+)
+from mproxy.relay.udp._flow_record cimport (
+    FlowRecord, flow_record_at, flow_record_claim, flow_record_free, flow_record_give_up, flow_record_new,
 )
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowGroup, group_ended
 from mproxy.relay.udp._ports cimport port_rest
 from mproxy.relay.udp._runs cimport ANY_SEGMENT
-from mproxy.relay.udp._udp_dial cimport is_shortage, udp_dial
+from mproxy.relay.udp._udp_dial cimport is_shortage, port_of, udp_dial
 from mproxy.relay.udp._udp_rule cimport TELL_US
 
 
@@ -44,6 +47,17 @@ cdef void flow_ready(Source *source, uint32_t events) noexcept:
     if events & EPOLLERR:
         flow.failed = True
     (<FlowSet>flow.owner).enqueue(flow)
+
+
+cdef TargetAddress target_of(Balance balance, int fd):
+    """Which address of the rule the socket is connected to; None: none, or it is no such socket."""
+    cdef sockaddr_storage peer
+    cdef socklen_t length = sizeof(peer)
+    if getpeername(fd, <sockaddr *>&peer, &length) == 0:
+        for address in balance.addresses:
+            if (<TargetAddress>address).leads_to(&peer):
+                return address
+    return None
 
 
 cdef class FlowSet:
@@ -95,7 +109,6 @@ cdef class FlowSet:
         flow.entry.key = key[0]
         flow.source.fd = fd
         flow.port = port
-        flow.address = <void *>self.dialled
         if slot.hops:
             set_hops(fd, self.dialled.target.addresses[self.dialled.index].ss_family, slot.hops - 1)
         if self.loop.add(&flow.source, EPOLLIN | EPOLLET) < 0 or \
@@ -104,7 +117,46 @@ cdef class FlowSet:
             self.loop.free_later(flow)
             return NULL
         self.enter(flow, listener, slot, origin)
+        self.asks(flow, self.dialled)
+        listener.rule.began()
+        if not listener.rule.accept_proxy:  # else the header would have to be kept, too
+            flow.record = flow_record_new()
+            self.record(flow)
         return flow
+
+    cdef bint take_in(self, UdpListener listener, uint32_t number) noexcept:
+        """Go on with a flow of another worker, of which a record of this listener is left; false when that cannot be:
+        then the socket is still open."""
+        cdef FlowRecord *record = flow_record_at(number)
+        cdef TargetAddress address = target_of(listener.rule.balance, record.fd)
+        cdef uint16_t port = port_of(record.fd)
+        cdef Slot slot
+        cdef FlowKey key
+        cdef Flow *flow
+        if address is None or port == 0:
+            return False
+        memset(&slot, 0, sizeof(slot))
+        slot.sender, slot.sender_bytes, slot.local = record.client, record.client_bytes, record.local
+        flow_key(&slot, &listener.bound, listener.is_wildcard, &key)
+        if self.table.find(&key) != NULL:  # its client came before us
+            return False
+        self.make_room(listener.rule, &key)
+        flow = <Flow *>calloc(1, sizeof(Flow))
+        if flow == NULL:
+            return False
+        flow.entry.key = key
+        flow.source.fd = record.fd
+        flow.port = port
+        flow.record = record
+        if self.table.insert(&flow.entry, &listener.rule.group, self.loop.now_us) < 0:
+            free(flow)
+            return False
+        self.enter(flow, listener, &slot, NULL)
+        self.goes_to(flow, address)
+        if self.loop.add(&flow.source, EPOLLIN | EPOLLET) < 0:
+            flow.failed = True
+            self.enqueue(flow)
+        return True
 
     cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept:
         """Whether this client's source has begun too many flows; then it is counted, and told now and then."""
@@ -136,9 +188,7 @@ cdef class FlowSet:
             self.note(flow, slot, origin)
         if listener.rule.proxy and not flow_head(flow, slot, &listener.bound, origin):
             listener.rule.counts.errors += 1
-        self.asks(flow, <TargetAddress>flow.address)
         own_note(flow.port, flow.source.fd)
-        listener.rule.began()
         if group.idle_us:
             self.look_at(self.loop.now_us + group.idle_us)
 
@@ -151,12 +201,27 @@ cdef class FlowSet:
             if origin != NULL:
                 origin_source(origin, &flow.noted.client)
 
+    cdef void record(self, Flow *flow) noexcept:
+        """Note what outlives this process, if there is a record for it."""
+        if flow.record == NULL:
+            return
+        flow_record_give_up(flow.record)
+        flow.record.fd = flow.source.fd
+        flow.record.key = (<UdpListener>flow.listener).rule.number
+        flow.record.bound = (<UdpListener>flow.listener).bound
+        flow.record.client, flow.record.client_bytes, flow.record.local = flow.client, flow.client_bytes, flow.local
+        flow_record_claim(flow.record)
+
     cdef void asks(self, Flow *flow, TargetAddress address) noexcept:
         """The flow begins to ask an address."""
+        self.goes_to(flow, address)
+        (<UdpListener>flow.listener).rule.balance.asks(address, self.loop.now_us)
+
+    cdef void goes_to(self, Flow *flow, TargetAddress address) noexcept:
+        """Its socket is connected to that address."""
         Py_INCREF(address)
         flow.address = <void *>address
         address.connections += 1
-        (<UdpListener>flow.listener).rule.balance.asks(address, self.loop.now_us)
         flow_begin(flow)
 
     cdef int make_room(self, UdpRule rule, const FlowKey *key) noexcept:
@@ -268,6 +333,7 @@ cdef class FlowSet:
         flow.port = port
         own_note(port, fd)
         flow.source.fd = fd
+        self.record(flow)
         if self.loop.add(&flow.source, EPOLLIN | EPOLLET) < 0:
             flow.failed = True
             self.enqueue(flow)
@@ -279,6 +345,7 @@ cdef class FlowSet:
         flow.listener = <void *>listener
         if self.table.insert(&flow.entry, &listener.rule.group, flow.entry.used_at) < 0:
             self.table.insert(&flow.entry, former, flow.entry.used_at)
+        self.record(flow)
 
     # ---- it ends
 
@@ -289,6 +356,8 @@ cdef class FlowSet:
         port_rest(flow.port, self.loop.now_us, flow_rest_us(flow, balance, self.loop.now_us),
                   flow_is_owed(flow, self.loop.now_us))
         own_forget(flow.port)
+        if flow.record != NULL:
+            flow_record_give_up(flow.record)
         self.loop.close(&flow.source)
         address.connections -= 1
         Py_DECREF(address)
@@ -317,6 +386,7 @@ cdef class FlowSet:
             self.tell_ended(flow, why, error)
         ready_remove(&self.ready, flow)
         self.let_go(flow)
+        flow_record_free(flow.record)
         self.table.remove(&flow.entry)
         free(flow.header)
         self.loop.free_later(flow)

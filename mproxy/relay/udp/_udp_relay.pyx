@@ -3,12 +3,14 @@
 import resource
 from functools import partial
 
+from libc.stdint cimport uint32_t
 from libc.string cimport memcmp
 
 from mproxy.io._loop cimport Loop
 from mproxy.io._packets cimport SocketAddress
 from mproxy.relay._newcomers cimport Newcomers
 from mproxy.relay.udp._flow cimport Flow
+from mproxy.relay.udp._flow_record cimport flow_record_at
 from mproxy.relay.udp._flow_table cimport OF_GROUP, STANDINGS, roll_victim
 from mproxy.relay.udp._udp_listener cimport UdpListener
 from mproxy.relay.udp._udp_rule cimport UdpRule
@@ -18,6 +20,11 @@ cdef enum:
     OTHERS_SHARE = 8    # one part in this many of the process's descriptors is not for flows
 
 _relays = set()  # open ones: the loop holds pointers to their parts
+
+
+cdef bint is_of(UdpListener listener, uint32_t number) noexcept:
+    """Whether the flow of a record was one of a listener with that address."""
+    return memcmp(&flow_record_at(number).bound, &listener.bound, sizeof(SocketAddress)) == 0
 
 
 cdef class UdpRelay:
@@ -59,6 +66,17 @@ cdef class UdpRelay:
             self.forwarder.listen(listener)
             added.listeners.append(listener)
             self._take_over(listener)
+
+    def take_in(self, key, records):
+        """Go on with flows of `find_flows`: [(number, descriptor), ...] of the rule, once it has its targets. Returns
+        those with which that cannot be; the others' descriptors are ours."""
+        cdef UdpListener listener
+        left = list(records)
+        for former in (<UdpRule>self.rules[key]).listeners:
+            listener = former
+            left = [(number, fd) for number, fd in left if not (
+                is_of(listener, number) and self.flows.take_in(listener, number))]
+        return left
 
     def set_targets(self, key, targets, weights=None, failing=None):
         """Flows of the rule go to these (a Target each; the rest as in Balance). Existing ones stay if their address is

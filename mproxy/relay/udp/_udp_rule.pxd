@@ -31,6 +31,7 @@ cdef struct FlowCounts:
 
 cdef class UdpRule:
     cdef object key         # the caller's name for this rule
+    cdef int64_t number     # the same, if it is one; else 0
     cdef str targets_text   # of its targets, for people
     cdef FlowGroup group    # its flows, and their bounds
     cdef CidrSet allow      # None: everybody

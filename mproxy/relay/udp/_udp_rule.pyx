@@ -14,6 +14,7 @@ cdef class UdpRule:
 
     def __init__(self, key, rule):
         self.key = key
+        self.number = key if isinstance(key, int) else 0
         self.balance = Balance()
         self.listeners = []
         self.hops = HopCount()
