@@ -56,6 +56,10 @@ MPROXY_UDP = "mproxy relay --udp"
 NGINX_UDP = "nginx stream udp"
 NGINX_UDP_MANY = "nginx udp, multi_accept"
 SOCAT_UDP = "socat udp"
+SESSION_UDP = "cproxy --udp, datagram"
+SESSION_UDP_TCP = "cproxy --udp, tcp"
+SOCAT_UDP_TWO = "two socats udp"
+MPROXY_UDP_TWO = "two mproxy relays --udp"
 
 PLAIN = "--plain"  # keeps no state, and refuses to be told where
 PLAINTEXT = "--plaintext"  # beside peers that do not encrypt
@@ -150,8 +154,8 @@ def ssh_pair(hops: tuple[Hop, ...], work: Path) -> list[Process]:
 
 
 def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path, *, sproxy: tuple[str, ...] = (),
-                cproxy: tuple[str, ...] = ()) -> list[Process]:
-    """`options` of both, and those that one of them has alone."""
+                cproxy: tuple[str, ...] = (), udp: bool = False) -> list[Process]:
+    """`options` of both, and those that one of them has alone. `udp`: for datagrams, not for connections."""
     first, last = hops
     address, _, port = first.target.rpartition(":")
     state, server_state = (
@@ -169,17 +173,21 @@ def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path, *, 
         last.target,
     ]
     client_command = [str(REPOSITORY / "cproxy"), *options, *cproxy, *state, *EVERY_BREAK]
-    client_command += ["--bind", first.listen_address, str(first.port), address, port]
+    if udp:
+        server_command[1:1] = ["--allow", last.target]
+        client_command += ["--udp", f"{first.listen_address}:{first.port}:{last.target}"]
+    else:
+        client_command += ["--bind", first.listen_address, str(first.port)]
     server = started(server_command, last, work)
-    return [started(client_command, first, work), server]
+    return [started([*client_command, address, port], first, work, udp), server]
 
 
-def _by_carrier(carrier: str) -> StartRow:
-    return partial(mproxy_pair, (), cproxy=("--carrier", carrier))
+def _by_carrier(carrier: str, udp: bool = False) -> StartRow:
+    return partial(mproxy_pair, (), cproxy=("--carrier", carrier), udp=udp)
 
 
 def udp_hop(command: HopCommand, hops: tuple[Hop, ...], work: Path) -> list[Process]:
-    """One UDP relay."""
+    """UDP relays of one kind."""
     return [started(command(hop, work), hop, work, udp=True) for hop in hops]
 
 
@@ -213,6 +221,10 @@ TABLE: dict[str, Contender] = {
         Contender(NGINX_UDP, partial(udp_hop, peers.nginx_udp), ("nginx",), hops=1),
         Contender(NGINX_UDP_MANY, partial(udp_hop, peers.nginx_udp_many), ("nginx",), hops=1),
         Contender(SOCAT_UDP, partial(udp_hop, peers.socat_udp), ("socat",), hops=1),
+        Contender(SESSION_UDP, _by_carrier("datagram", udp=True), _MPROXY_PROGRAMS),
+        Contender(SESSION_UDP_TCP, _by_carrier("tcp", udp=True), _MPROXY_PROGRAMS),
+        Contender(SOCAT_UDP_TWO, partial(udp_hop, peers.socat_udp), ("socat",)),
+        Contender(MPROXY_UDP_TWO, partial(udp_hop, mproxy_udp), (_MPROXY,)),
         Contender(HAPROXY_TLS, partial(same_program, peers.haproxy_tls), ("haproxy", "openssl")),
         Contender(STUNNEL, partial(same_program, peers.stunnel), ("stunnel4", "openssl")),
         Contender(SSH, ssh_pair, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),

@@ -69,22 +69,27 @@ def busy(
     trains: tuple[bool, bool],
     seconds: float,
     hosts: tuple[str | None, str | None] = (None, None),
+    size: int = PACKET_BYTES,
+    on_the_way: int = ON_THE_WAY,
 ) -> dict[str, float]:
-    """One client that sends without end; `hosts` are the namespaces of client and server."""
+    """One client that sends packets of `size` bytes without end, at most `on_the_way` at once; `hosts` are the
+    namespaces of client and server."""
     gso, gro = trains
     client_host, server_host = hosts
     with (
         load.Worker(udp_load.udp_sink, server, gro, netns=server_host) as sink,
-        load.Worker(udp_load.udp_flood, entry, PACKET_BYTES, gso, sink.counters, ON_THE_WAY, netns=client_host),
+        load.Worker(udp_load.udp_flood, entry, size, gso, sink.counters, on_the_way, netns=client_host),
     ):
-        return _rate(group, seconds, lambda: sink.counters[0] / PACKET_BYTES)
+        return _rate(group, seconds, lambda: sink.counters[0] / size)
 
 
-def crowd(group: Group, entry: Address, server: Address, seconds: float) -> dict[str, float]:
+def crowd(
+    group: Group, entry: Address, server: Address, seconds: float, on_the_way: int = ON_THE_WAY
+) -> dict[str, float]:
     """Many clients that each wait for an answer."""
     with (
         load.Worker(udp_load.udp_echo, server, SMALL_BYTES),
-        load.Worker(udp_load.udp_crowd, entry, CLIENTS, SMALL_BYTES, ON_THE_WAY, counters=2) as clients,
+        load.Worker(udp_load.udp_crowd, entry, CLIENTS, SMALL_BYTES, on_the_way, counters=2) as clients,
     ):
         return _rate(group, seconds, lambda: 2 * clients.counters[0])
 
