@@ -3,6 +3,7 @@ Nothing for the first worker."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -52,7 +53,8 @@ class Inheritance:
         that are left end."""
         for number, fd in (each for flows in self._flows.values() for each in flows):
             forget_flow(number)
-            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
         self._flows = {}
         going_on, lost = relay.take_over(self.pairs)
         places = [(key, _place_of(fd)) for key, fd in relay.listeners()]

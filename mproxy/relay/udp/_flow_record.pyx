@@ -48,7 +48,8 @@ def find_flows(taken):
     found, seen = {}, set(taken)
     for number in range(1, records_used(RecordTable.FLOW_RECORDS) + 1):
         record = flow_record_at(number)
-        if record.number == number and record.client_bytes <= sizeof(SocketAddress) and record.fd not in seen:
+        if record.number == number and record.fd >= 0 and record.fd not in seen and \
+                record.client_bytes <= sizeof(SocketAddress):
             seen.add(record.fd)
             found.setdefault(record.key, []).append((number, record.fd))
         else:

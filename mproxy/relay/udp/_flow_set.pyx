@@ -133,7 +133,7 @@ cdef class FlowSet:
         cdef Slot slot
         cdef FlowKey key
         cdef Flow *flow
-        if address is None or port == 0:
+        if address is None or port == 0 or listener.rule.accept_proxy:
             return False
         memset(&slot, 0, sizeof(slot))
         slot.sender, slot.sender_bytes, slot.local = record.client, record.client_bytes, record.local
