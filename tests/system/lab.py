@@ -13,6 +13,7 @@ belongs to the namespace it was made in, whoever reads it.
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,9 @@ HERE = Path(__file__).parent
 
 # What the sanitizers keep of freed memory, on their build: .ci/asan bounds it.
 KEPT_BYTES = 128 << 20 if "MPROXY_REPORTS" in os.environ else 0
+# What a bad access is answered with. The sanitizers would take it for one, and report it: there it is another signal
+# that ends a process.
+CRASH = signal.SIGSYS if "MPROXY_REPORTS" in os.environ else signal.SIGSEGV
 # What a busy machine may add to a figure that is promised.
 SLOWNESS_S = 3
 

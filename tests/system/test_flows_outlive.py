@@ -5,7 +5,7 @@ import random
 import signal
 
 import pytest
-from lab import outage, until
+from lab import CRASH, outage, until
 from relays import RELAY, SERVER
 from test_datagrams import asks
 from test_relay_outlives import start
@@ -104,7 +104,7 @@ def test_they_end_as_ever(relay, echo, clients):
     assert not [event for event in victims.program.events("taken-over")[1:] if event.fields.get("flows")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("number", [CRASH, signal.SIGABRT])
 def test_a_crash(relay, echo, clients, number):
     victims = start(relay, RULE)
     all_ask(clients, b"begin")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from asking import facts
 from conversations import PATIENCE_S, Meeting
-from lab import SLOWNESS_S, outage, pause, until
+from lab import CRASH, SLOWNESS_S, outage, pause, until
 from mortal import arena_bytes
 from proxies import CPROXY_PORT, DAEMON_PORT
 from traffic import Flow, Traffic, ends_by_reset, read_exactly, read_to_end, reset
@@ -176,7 +176,7 @@ def test_deaths_leave_nothing(pair, kept):
     until(lambda: cproxy.program.open_fds() <= fds, 30, "no descriptor more")  # a dial may be under way
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("number", [CRASH, signal.SIGABRT])
 def test_crashes(pair, daemon, kept, number):
     cproxy = kept()
     app, connection = pair.joined(daemon)

@@ -80,6 +80,7 @@ def test_an_early_answer_arrives_before_the_reset(stage, client_uploads, pipes):
         def answer(sock=answerer):
             read_some(sock, 1 << 16)
             sock.sendall(ANSWER)
+            select.select([sock], [], [], 20)
             sock.close()  # with bytes unread: a reset
 
         thread = threading.Thread(target=answer)

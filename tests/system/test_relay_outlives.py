@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conversations import ENDINGS, PATIENCE_S, Meeting, MixedLoad, still_joined
-from lab import HERE, outage, until
+from lab import CRASH, HERE, outage, until
 from relays import RELAY, SERVER
 from test_fault_points import Faults
 from traffic import ends_by_reset, pattern, read_exactly, read_pattern
@@ -85,7 +85,7 @@ def test_no_byte_is_lost(lab, relay, meeting, seed):
     until(lambda: max(len(os.listdir(f"/proc/{pid}/fd")) for pid in victims.pids) < 20, 10, "descriptors are closed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [CRASH, signal.SIGABRT, signal.SIGKILL])
 def test_any_death(lab, relay, meeting, number):
     victims = start(relay)
     app, daemon = meeting.joined()
