@@ -5,6 +5,8 @@ import os
 
 from mproxy.ground.errors import MproxyError
 
+LONGEST_LINE = 200  # that is read
+
 
 def make_private_directories(path: str) -> None:
     """Make sure of a directory. It, and each one above it that is missing, is for this user alone whatever the umask:
@@ -43,3 +45,12 @@ def keep_line(path: str, line: str) -> None:
         with open(temporary, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(f"{line}\n")
         os.replace(temporary, path)
+
+
+def kept_line(path: str) -> str:
+    """What `keep_line` has written there; empty if that cannot be read. At most LONGEST_LINE characters."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(LONGEST_LINE).removesuffix("\n")
+    except OSError:
+        return ""

@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import re
 
-from mproxy.ground.private_directory import keep_line
+from mproxy.ground.private_directory import keep_line, kept_line
 from mproxy.ground.words import percent_encoded
 
-_LINE = re.compile(r"([0-9]{1,5}) (SHA256:[A-Za-z0-9+/]{43}) (open|shut)\n?")
-
-LONGEST_LINE = 200
+_LINE = re.compile(r"([0-9]{1,5}) (SHA256:[A-Za-z0-9+/]{43}) (open|shut)")
 
 
 class HostRecord:
@@ -48,11 +46,7 @@ class HostRecord:
             self._write()
 
     def _read(self, path: str) -> None:
-        try:
-            with open(path, encoding="ascii", errors="replace") as file:
-                match = _LINE.fullmatch(file.read(LONGEST_LINE))
-        except OSError:
-            return
+        match = _LINE.fullmatch(kept_line(path))
         if match is not None and 0 < int(match[1]) < 65536:
             self.port, self.key, self.is_shut = int(match[1]), match[2], match[3] == "shut"
 

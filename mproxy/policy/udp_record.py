@@ -12,14 +12,12 @@ import os
 import re
 import time
 
-from mproxy.ground.private_directory import keep_line
+from mproxy.ground.private_directory import keep_line, kept_line
 from mproxy.ground.words import percent_encoded
 from mproxy.policy.network import preferred_source
 from mproxy.policy.paths import network_of
 
-_LINE = re.compile(r"(no)\n?|blocked ([0-9]{1,12}) ([0-9]{1,4}) ([0-9A-Fa-f.:]{2,45}) ([0-9a-f]+)\n?")
-
-LONGEST_LINE = 200
+_LINE = re.compile(r"(no)|blocked ([0-9]{1,12}) ([0-9]{1,4}) ([0-9A-Fa-f.:]{2,45}) ([0-9a-f]+)")
 
 DISCARD_PORT = 9  # any would do: only the route is asked for
 
@@ -64,11 +62,7 @@ class UdpRecord:
         self._write()
 
     def _read(self, path: str) -> None:
-        try:
-            with open(path, encoding="ascii", errors="replace") as file:
-                match = _LINE.fullmatch(file.read(LONGEST_LINE))
-        except OSError:
-            return
+        match = _LINE.fullmatch(kept_line(path))
         if match is not None and match[1]:
             self.is_offered = False
         elif match is not None:

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, sockaddr, sockaddr_in, sockaddr_in6
+from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage
 from mproxy.relay._balance cimport TargetAddress, Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather_is_due
@@ -56,24 +56,32 @@ cdef class DrivenBalance(Balance):
 
 # ---- who may come
 
+cdef sockaddr_storage address_of(text):
+    """An IPv4 or IPv6 address, without a port."""
+    cdef sockaddr_storage out
+    cdef sockaddr_in *v4 = <sockaddr_in *>&out
+    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>&out
+    cdef const uint8_t *packed
+    address = ipaddress.ip_address(text)
+    data = address.packed
+    packed = data
+    memset(&out, 0, sizeof(out))
+    if address.version == 4:
+        v4.sin_family = AF_INET
+        memcpy(&v4.sin_addr, packed, 4)
+    else:
+        v6.sin6_family = AF_INET6
+        memcpy(&v6.sin6_addr, packed, 16)
+    return out
+
+
 cdef class DrivenNewcomers(Newcomers):
     """Newcomers that are let in by text."""
 
     def let_in(self, text, int64_t now, int64_t every_ns, int burst, uint64_t rule=1):
         """`admits`."""
-        cdef sockaddr_in v4
-        cdef sockaddr_in6 v6
-        cdef const uint8_t *packed
-        address = ipaddress.ip_address(text)
-        data = address.packed
-        packed = data
-        if address.version == 4:
-            v4.sin_family = AF_INET
-            memcpy(&v4.sin_addr, packed, 4)
-            return self.admits(rule, <sockaddr *>&v4, now, every_ns, burst)
-        v6.sin6_family = AF_INET6
-        memcpy(&v6.sin6_addr, packed, 16)
-        return self.admits(rule, <sockaddr *>&v6, now, every_ns, burst)
+        cdef sockaddr_storage address = address_of(text)
+        return self.admits(rule, <sockaddr *>&address, now, every_ns, burst)
 
 
 cdef class DrivenNetworks(CidrSet):
@@ -81,19 +89,8 @@ cdef class DrivenNetworks(CidrSet):
 
     def __contains__(self, text):
         """Whether the address is in the set."""
-        cdef sockaddr_in v4
-        cdef sockaddr_in6 v6
-        cdef const uint8_t *packed
-        address = ipaddress.ip_address(text)
-        data = address.packed
-        packed = data
-        if address.version == 4:
-            v4.sin_family = AF_INET
-            memcpy(&v4.sin_addr, packed, 4)
-            return self.has(<sockaddr *>&v4)
-        v6.sin6_family = AF_INET6
-        memcpy(&v6.sin6_addr, packed, 16)
-        return self.has(<sockaddr *>&v6)
+        cdef sockaddr_storage address = address_of(text)
+        return self.has(<sockaddr *>&address)
 
 
 # ---- bounds
