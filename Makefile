@@ -67,9 +67,9 @@ test: all $(DRIVERS) $(VENV)/dev-packages  ## unit, simulation, system and meta 
 drivers: $(DRIVERS)  ## what tests drive the core with, in tests/drivers; made by the goals that use it, and kept by `make`
 
 .PHONY: asan
-asan: all $(DRIVERS) $(VENV)/dev-packages  ## the whole test suite with AddressSanitizer and UBSan, in build/asan
+asan: all $(DRIVERS) $(VENV)/dev-packages  ## the whole test suite, or TESTS=..., with AddressSanitizer and UBSan, in build/asan
 	@.ci/system-packages test
-	.ci/asan test
+	.ci/asan test $(filter-out tests,$(TESTS)) $(PYTEST)
 
 .PHONY: fuzz
 fuzz: all $(DRIVERS) $(VENV)/dev-packages  ## hammer parsers and sessions, guided by coverage: SECONDS=600 each, FUZZ="frames rules"
