@@ -1,6 +1,5 @@
 """The form of the source: lint, length, and words that do not belong in it."""
 
-import ast
 import os
 import re
 import subprocess
@@ -73,12 +72,3 @@ def test_texts_speak_of_the_project_alone():
     wrong = [f"{relative(path)}:{number}: {found[0]!r}" for path in TEXTS
              for number, line in enumerate(path.read_text().split("\n"), 1) if (found := FOREIGN_WORDS.search(line))]
     assert not wrong, "\n".join(wrong)
-
-
-def test_no_test_waits_by_sleeping():
-    """Tests wait for what is to be (`until` in tests/system/lab.py); what is as long as it is by its nature says so, by
-    `outage` and `pause` there."""
-    wrong = [f"{relative(path)}:{node.lineno}" for path in source_files(".py", under=ROOT / "tests")
-             if path.name.startswith("test_") for node in ast.walk(ast.parse(path.read_text()))
-             if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"]
-    assert not wrong, "time.sleep in tests:\n" + "\n".join(wrong)
