@@ -141,11 +141,13 @@ def test_no_byte_is_lost_in_upgrades(crew, seed):
     (builds.TOO_NEW, "it reads dumps of version 7 to 9, and this build writes 1 to 2"),
 ], ids=["exits", "all die", "one cannot read", "one dies", "too new"])
 def test_a_build_that_does_not_come_up(crew, fault, why):
-    """Goal: as if nothing had been tried: not even a carrier is lost. The next sound one can take over."""
+    """Goal: as if nothing had been tried: the same workers go on. The next sound one can take over."""
+    workers = workers_of(crew.sproxy)
     crew.build.install(fault)
     crew.build.upgrade(status=1)
     assert crew.sproxy.event("upgrade-failed")["why"] == f"{why}; the running one continues"
-    assert crew.goes_on() and not crew.sproxy.events("lost")
+    assert crew.goes_on()
+    until(lambda: workers_of(crew.sproxy) == workers, PATIENCE_S, "nothing but the same workers is there")
     crew.build.install()
     crew.upgrade()
     assert crew.goes_on()
