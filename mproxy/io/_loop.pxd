@@ -6,6 +6,7 @@ edge-triggered for C users (`Source`) and level-triggered for Python users (`Wat
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from mproxy.ground._deadlines cimport Deadline, Deadlines
 from mproxy.ground._list cimport LinkedList, ListLink
 
 
@@ -35,6 +36,12 @@ cdef struct Work:
     int favours                       # slow work that had rested goes first for this many more turns
 
 
+cdef struct DueCall:
+    void (*call)(DueCall *due) noexcept  # once, when the time has come; may set it anew
+    void *owner                          # for `call`
+    Deadline deadline                    # in the loop's heap
+
+
 cdef enum:
     BUFFER_BYTES = 262144  # one carrier read
     CROWD = 12             # more sessions and strangers than this as slow work are a crowd
@@ -61,6 +68,7 @@ cdef class Loop:
     cdef int64_t slow_at        # when slow work was last looked at
     cdef int64_t slow_credit_us  # time that it may take; negative: how much it took too much
     cdef list timers            # heap of Timer
+    cdef Deadlines dues         # of DueCalls: for what comes by the thousand, and may cost no Python
     cdef uint32_t timer_number  # numbers given
     cdef object soon            # collections.deque of calls from any thread
     cdef void **garbage         # memory to free at the end of the turn: fetched events may still point there
@@ -94,6 +102,9 @@ cdef class Loop:
     cdef void run_slow(self, bint busy) noexcept
     cdef run_soon(self)
     cdef run_timers(self)
+    cdef int set_due(self, DueCall *due, int64_t at) noexcept
+    cdef void cancel_due(self, DueCall *due) noexcept
+    cdef void run_dues(self) noexcept
     cdef int wait(self, epoll_event *events, int before) noexcept
     cdef int look(self, epoll_event *events, int64_t until) noexcept nogil
     cdef int wait_ms(self) noexcept

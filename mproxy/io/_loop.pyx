@@ -12,6 +12,7 @@ from libc.string cimport memset
 
 from mproxy._pool cimport pool_trim
 from mproxy.ground._clock cimport read_clock
+from mproxy.ground._deadlines cimport deadline_remove, deadline_set, deadlines_first, deadlines_reserve
 from mproxy.ground._list cimport list_append, list_remove
 
 
@@ -38,6 +39,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     EVENTS_A_TURN = 128
+    DUES_A_TURN = 256       # calls that are due before new events have their turn
     LONGEST_WAIT_MS = 60000
     TRIM_US = 1000000
     SLOW_PART = 2           # one part in this many of the time is for slow work while there is other work
@@ -115,6 +117,7 @@ cdef class Loop:
             free(self.garbage[i])
         free(self.garbage)
         free(self.buffer)
+        free(self.dues.heap)
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
         if self.wake_fd >= 0:
@@ -190,6 +193,7 @@ cdef class Loop:
                 self.run_soon()
             if self.timers:
                 self.run_timers()
+            self.run_dues()
             for i in range(self.garbage_count):
                 free(self.garbage[i])
             self.garbage_count = 0
@@ -345,6 +349,30 @@ cdef class Loop:
                 timer.callback = None
                 self.guard(callback, None)
 
+    cdef int set_due(self, DueCall *due, int64_t at) noexcept:
+        """Have it called at that time or soon after, and not when it was set to before; -1: there is no memory. The
+        record must lie still until it was called or cancelled."""
+        try:
+            deadlines_reserve(&self.dues, self.dues.count + 1)
+        except MemoryError:
+            return -1
+        due.deadline.owner = due
+        deadline_set(&self.dues, &due.deadline, at)
+        return 0
+
+    cdef void cancel_due(self, DueCall *due) noexcept:
+        """Never call it; does nothing when it is not set."""
+        deadline_remove(&self.dues, &due.deadline)
+
+    cdef void run_dues(self) noexcept:
+        cdef DueCall *due
+        cdef int left = DUES_A_TURN
+        while left > 0 and self.dues.count > 0 and deadlines_first(&self.dues).at <= self.now_us:
+            due = <DueCall *>deadlines_first(&self.dues).owner
+            deadline_remove(&self.dues, &due.deadline)
+            due.call(due)
+            left -= 1
+
     cdef int wait(self, epoll_event *events, int before) noexcept:
         """Fetch events, at most EVENTS_A_TURN, and sleep for them if need be; `before`: how many the turn had.
 
@@ -389,16 +417,19 @@ cdef class Loop:
 
     cdef int wait_ms(self) noexcept:
         """How long the loop may sleep."""
-        cdef int64_t wait
+        cdef int64_t at, wait
         if self.quick.count > 0 or self.soon or self.stopping:
             return 0
         if self.slow_count() > 0 or self.slow_calls:
             return 0 if self.slow_credit_us > 0 or read_clock() - self.quick_at >= QUICK_MEMORY_US else 1
         while self.timers and (<Timer>self.timers[0]).callback is None:
             heapq.heappop(self.timers)
-        if not self.timers:
-            return LONGEST_WAIT_MS
-        wait = (<Timer>self.timers[0]).at - read_clock()
+        at = self.now_us + LONGEST_WAIT_MS * 1000
+        if self.timers:
+            at = min(at, (<Timer>self.timers[0]).at)
+        if self.dues.count > 0:
+            at = min(at, deadlines_first(&self.dues).at)
+        wait = at - read_clock()
         if wait <= 0:
             return 0
         return <int>min((wait + 999) // 1000, <int64_t>LONGEST_WAIT_MS)
