@@ -15,4 +15,4 @@ cdef enum Adopted:
 
 
 cdef Adopted adopt_stream(Apps *apps, StreamState *state) noexcept
-cdef object asked_target(Session session, const StreamState *state)
+cdef bint serve_again(Session session, object unopened, const StreamState *state) noexcept

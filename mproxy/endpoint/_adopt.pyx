@@ -5,8 +5,8 @@ from libc.stdint cimport uint64_t
 from mproxy._pool cimport pool_at
 from mproxy._ring cimport Ring
 from mproxy._session cimport CarrierState, Session
-from mproxy._state cimport StreamState
-from mproxy._stream cimport Stream
+from mproxy._state cimport StreamState, opened_here
+from mproxy._stream cimport Stream, table_find
 from mproxy._streams cimport StreamSet
 from mproxy._wire cimport ResetCode
 from mproxy.endpoint._app cimport App, app_close, app_mark_ready, app_new, app_watch
@@ -104,6 +104,18 @@ cdef void go_on(StreamSet streams, App *app, bint broken, bint peer_ended) noexc
     app_watch(app)
     if app.broken:
         app_mark_ready(app)
+
+
+cdef bint serve_again(Session session, object unopened, const StreamState *state) noexcept:
+    """Have the daemon of the peer's stream connected in one of the next turns: it is added to `unopened`, a deque of
+    (stream id, target). False: it is not known any more which daemon."""
+    cdef bint ours = opened_here(session.lasting, state.id)
+    target = None if ours else asked_target(session, state)
+    if target is None:
+        session.streams.reset(table_find(&session.streams.table, state.id), ResetCode.LOCAL_ERROR)
+        return ours  # its application comes once more, by itself
+    unopened.append((state.id, target))
+    return True
 
 
 cdef object asked_target(Session session, const StreamState *state):

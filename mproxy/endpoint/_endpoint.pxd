@@ -21,7 +21,7 @@ from mproxy.endpoint._cost cimport Cost
 from mproxy.endpoint._flow_side cimport FlowSide
 from mproxy.endpoint._news cimport News
 from mproxy.endpoint._vitals cimport Vitals
-from mproxy.io._loop cimport Loop, Timer, Work
+from mproxy.io._loop cimport DueCall, Loop, Work
 from mproxy.io._socket cimport Target
 
 
@@ -33,7 +33,7 @@ cdef class Endpoint:
     cdef Apps apps                       # the application connections
     cdef public FlowSide flows           # its datagrams
     cdef Work work                       # `pump`, in the loop's queue
-    cdef Timer timer                     # calls `on_timer`
+    cdef DueCall due                     # calls `on_due`
     cdef readonly Carrier carrier        # what moves its frames; None: there is none at the moment
     cdef Recipient recipient             # this endpoint, for a carrier of packets
     cdef ParcelReader parcels            # what comes in single packets of it
@@ -46,7 +46,6 @@ cdef class Endpoint:
     cdef bint suspected                  # the observer was told that the carrier is silent
     cdef bint forsaken                   # the carrier counts as lost, and is kept until another one works
     cdef Vitals vitals                   # what the carrier last said of its path
-    cdef int64_t armed_at                # when `timer` calls
     cdef int64_t waiting_told_at         # the observer was last told that an application waits for a carrier
     cdef bint ending                     # the session is over, its last applications are still to be reset
     cdef bint disposed                   # forget this endpoint when that is done
@@ -68,7 +67,6 @@ cdef class Endpoint:
     cdef void end_rest(self) noexcept
     cdef void vanish(self) noexcept
     cdef bint adopt(self, StreamState *state) noexcept
-    cdef bint serve_again(self, const StreamState *state) noexcept
     cdef int accepted(self, int fd, bytes target, uint16_t read=*, uint16_t written=*) noexcept
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
     cdef void open_rest(self) noexcept
@@ -77,6 +75,7 @@ cdef class Endpoint:
     cdef void try_next(self, App *app, int error) noexcept
     cdef void refused(self, Stream *stream, Target target, int error) noexcept
     cdef void arm(self) noexcept
+    cdef void on_due(self) noexcept
     cdef void tell_news(self, method, tuple arguments) noexcept
     cdef void tell(self, method, tuple arguments) noexcept
     cdef void take_turn(self) noexcept

@@ -11,11 +11,10 @@ from mproxy._liveness cimport liveness_death_us, liveness_note_life
 from mproxy._parcel_reader cimport ParcelReader
 from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, EventKind, SessionEvent
-from mproxy._state cimport opened_here
 from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
-from mproxy.endpoint._adopt cimport Adopted, adopt_stream, asked_target
+from mproxy.endpoint._adopt cimport Adopted, adopt_stream, serve_again
 from mproxy.endpoint._app cimport (
     app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
@@ -56,6 +55,10 @@ cdef void left_away(Apps *apps, App *app, bint broken) noexcept:
     endpoint.tell_news(endpoint.observer.on_left_away, (endpoint, app.stream.state.id, bool(broken)))
 
 
+cdef void deadline_due(DueCall *due) noexcept:
+    (<Endpoint>due.owner).on_due()
+
+
 cdef bint take(void *owner, const uint8_t *data, uint32_t length, bint is_parcel) noexcept:
     cdef Endpoint endpoint = <Endpoint>owner
     cdef bint taken
@@ -76,6 +79,8 @@ cdef class Endpoint:
         self.unopened = deque()
         self.work.run = run_endpoint
         self.work.owner = <void *>self
+        self.due.call = deadline_due
+        self.due.owner = <void *>self
         self.apps.loop = <void *>loop
         self.apps.work = &self.work
         self.apps.connect_failed = connect_failed
@@ -102,19 +107,11 @@ cdef class Endpoint:
         for the application cannot be told, so it is reset, and so is the peer's.
         """
         cdef Adopted how = adopt_stream(&self.apps, state)
-        self.was_busy |= self.apps.all.count > 0
+        cdef bint kept = how == Adopted.KEPT or (
+            how == Adopted.UNSERVED and serve_again(self.session, self.unopened, state))
+        self.was_busy |= self.apps.all.count > 0 or len(self.unopened) > 0
         self.loop.schedule(&self.work)
-        return self.serve_again(state) if how == Adopted.UNSERVED else how == Adopted.KEPT
-
-    cdef bint serve_again(self, const StreamState *state) noexcept:
-        """Connect the daemon of the peer's stream in one of the next turns. False: it is not known any more which."""
-        target = None if opened_here(self.session.lasting, state.id) else asked_target(self.session, state)
-        if target is None:
-            self.session.streams.reset(table_find(&self.session.streams.table, state.id), ResetCode.LOCAL_ERROR)
-            return opened_here(self.session.lasting, state.id)  # its application comes once more, by itself
-        self.was_busy = True
-        self.unopened.append((state.id, target))
-        return True
+        return kept
 
     def attach(self, Carrier carrier not None, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first,
                bytes leftover):
@@ -203,8 +200,7 @@ cdef class Endpoint:
         self.session.forget_secret()
         self.flows.close()
         self.end_carrier(False)
-        if self.timer is not None:
-            self.timer.cancel()
+        self.loop.cancel_due(&self.due)
         self.disposed = True
         self.reset_apps()
         if self.apps.all.first == NULL:
@@ -426,7 +422,7 @@ cdef class Endpoint:
 
     cdef void note_unanswered(self) noexcept:
         """Something was sent: from now on applications' bytes are to be answered."""
-        if vitals_sent(self.session, self.loop.now_us) and self.session.deadline() < self.armed_at:
+        if vitals_sent(self.session, self.loop.now_us) and self.session.deadline() < self.due.deadline.at:
             self.arm()
 
     # ---- carrier
@@ -466,14 +462,14 @@ cdef class Endpoint:
         self.forsaken = False
 
     cdef void arm(self) noexcept:
-        """Have `on_timer` called no later than the session's deadline."""
-        self.armed_at = self.session.deadline()
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = self.loop.call_at(self.armed_at, self.on_timer) if self.carrier is not None else None
+        """Have `on_due` called no later than the session's deadline."""
+        if self.carrier is None:
+            self.loop.cancel_due(&self.due)
+        elif self.loop.set_due(&self.due, self.session.deadline()) < 0:
+            self.carrier_failed("out of memory")
 
-    def on_timer(self):
-        """Send heartbeats, and see whether the carrier still lives; called by the loop."""
+    cdef void on_due(self) noexcept:
+        """Send heartbeats, and see whether the carrier still lives."""
         if self.carrier is None or self.forsaken:
             return
         if self.carrier.readable and (self.short_of_memory or self.work.queue != NULL):
@@ -481,7 +477,8 @@ cdef class Endpoint:
         vitals_examine(&self.vitals, self.session, self.carrier, self.loop.now_us)
         self.session.handle_timeout(self.loop.now_us)
         self.carrier.expect(self.session.life.interval_us, liveness_death_us(&self.session.life))
-        self.loop.schedule(&self.work)
+        if self.session.wants_transmit() or self.session.streams.out_held + self.session.streams.in_held > 0:
+            self.loop.schedule(&self.work)  # else there is nothing to do: sproxy has left its heartbeat out
         if self.session.life.dead:
             vitals_died(&self.vitals, self.session)
             self.forsake(f"nothing heard for {(self.loop.now_us - self.session.received_at) / 1e6:.1f}s")
