@@ -23,7 +23,7 @@ from libc.string cimport memcmp, memcpy
 from mproxy._datagrams cimport datagrams_attach, datagrams_take, datagrams_tidy
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_check, liveness_deadline, liveness_heard, liveness_init
-from mproxy._rest cimport rest_ask, rest_attach, rest_heard, rest_look, rest_take
+from mproxy._rest cimport rest_ask, rest_attach, rest_heard, rest_look, rest_spares, rest_take
 from mproxy._ring cimport iovec, ring_used
 from mproxy._state cimport (
     SessionState, StreamState, id_here, opened_here, session_note_asked, session_state_claim, session_state_new,
@@ -227,7 +227,7 @@ cdef class Session:
         """Send what is due and look at the silence: `suspect` and `dead` may become true."""
         rest_look(&self.rest, &self.life, self.streams, now)
         datagrams_tidy(&self.transmitter.datagrams, False, self.transmitter.account)
-        if liveness_check(&self.life, now):
+        if liveness_check(&self.life, now) and not rest_spares(&self.rest, &self.life, self.streams, now):
             self.probe(now)
 
     @property
@@ -454,7 +454,7 @@ cdef class Session:
         self.met = True
         if not frame.flags & FrameFlag.REPLY:
             self.reply_to = <int64_t>(frame.seq & INT64_MAX)
-            rest_heard(&self.rest, &self.life, self.received_at)
+            rest_heard(&self.rest, &self.life, self.streams, self.received_at)
             return False
         # A peer that read several heartbeats at once echoes the newest of them.
         if self.barrier_sent_at == 0 or not self.barrier_sent_at <= <int64_t>frame.ack <= self.received_at:

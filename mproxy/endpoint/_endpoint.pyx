@@ -36,6 +36,7 @@ cdef enum:
     OPENS_A_TURN = 4            # daemons connected to in one pump: each costs as much as a large read;
     OPENS_ALONE = 64            # for a session that has the loop to itself
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
+    SPREAD_US = 1667            # idle sessions times this from one heartbeat to the next: 600 a second from all
     WAITING_US = 250000         # from one report that an application waits to the next
 
 
@@ -475,6 +476,7 @@ cdef class Endpoint:
         if self.carrier.readable and (self.short_of_memory or self.work.queue != NULL):
             liveness_note_life(&self.session.life, self.loop.now_us)  # it is this side that does not read
         vitals_examine(&self.vitals, self.session, self.carrier, self.loop.now_us)
+        self.session.rest.spread_us = len(_endpoints) * SPREAD_US
         self.session.handle_timeout(self.loop.now_us)
         self.carrier.expect(self.session.life.interval_us, liveness_death_us(&self.session.life))
         if self.session.wants_transmit() or self.session.streams.out_held + self.session.streams.in_held > 0:

@@ -218,6 +218,15 @@ cdef class PySession:
         return rest_look(&self.session.rest, &self.session.life, self.session.streams, now)
 
     @property
+    def told_us(self):
+        """The interval that sproxy has asked for on this carrier; 0: none."""
+        return self.session.rest.told_us
+
+    def spread(self, int64_t us):
+        """So far apart heartbeats would be few enough for all the sessions of this sproxy."""
+        self.session.rest.spread_us = us
+
+    @property
     def interval_us(self):
         """From one heartbeat to the next, now."""
         return self.session.life.interval_us

@@ -199,7 +199,7 @@ class End:
         session = self.ps.session
         session.handle_timeout(self.clock.now)
         if self.carrier is not None and not self.late:
-            rests = self.world.client.config.idle_heartbeat_us > 0
+            rests = self.world.client.config.idle_heartbeat_us > 0 or self.ps.told_us > 0
             silent = self.clock.now - (self.ps.alive_at if rests else self.heard_at)
             beats = self.ps.interval_us
             assert session.dead == (silent >= self.config.misses * beats), f"{self.name}: dead after {silent} us"

@@ -108,3 +108,80 @@ def test_a_rest_of_an_absurd_length():
     world.client.carrier.down.write(word)
     world.run(until=world.clock.now + SECOND_US)
     assert intervals(world) == (INTERVAL_US, HOUR_US)
+
+
+def idle_world(**values):
+    """A world without rest in which nothing has moved for longer than ten heartbeats, and its application."""
+    world = World(small_config(heartbeat_us=SECOND_US), small_config(heartbeat_us=SECOND_US, **values), latency=30_000)
+    world.client.dial()
+    app = world.client.open(Plan(100, chunk=1, pause=HOUR_US), Plan(100, chunk=1, pause=HOUR_US))
+    world.run(until=world.clock.now + 20 * SECOND_US)
+    return world, app
+
+
+def count_writes(way):
+    written = []
+    write = way.write
+    way.write = lambda data: (written.append(len(data)), write(data))
+    return written
+
+
+def test_sproxy_only_answers_while_nothing_moves():
+    """Goal: a session costs sproxy one frame a heartbeat: the echo. Nobody doubts the carrier, and sproxy's next byte
+    makes it quick again."""
+    world, app = idle_world()
+    down, up = (count_writes(way) for way in (world.client.carrier.down, world.client.carrier.up))
+    world.run(until=world.clock.now + 100 * SECOND_US)
+    assert 98 <= len(down) <= 101 and 98 <= len(up) <= 101
+    assert not world.client.ps.session.suspect and len(world.carriers) == 1
+    down.clear()
+    app.peer._start()
+    world.run(until=world.clock.now + 5 * SECOND_US)
+    assert len(down) >= 10, "its heartbeats, the echoes and a byte"
+
+
+def test_a_path_that_dies_while_sproxy_only_answers():
+    """Goal: it is found as soon as with heartbeats from both sides."""
+    world, _app = idle_world()
+    silent_at = world.clock.now
+    world.client.carrier.black_hole()
+    assert world.run(most_us=10 * SECOND_US, done=lambda: len(world.carriers) == 2)
+    assert world.clock.now - silent_at <= 4 * SECOND_US
+
+
+def test_an_sproxy_with_very_many_sessions_asks_for_rest():
+    """Goal: what heartbeats cost sproxy does not grow with its sessions. The interval follows their number, nobody
+    doubts the carrier, and the next byte ends it as any rest."""
+    world, app = idle_world()
+    for spread_s, expected_s in ((4, 4), (9, 9), (10, 9), (3600, 20), (6, 6), (0, 1), (15, 15)):
+        world.server.ps.spread(spread_s * SECOND_US)
+        world.run(until=world.clock.now + 90 * SECOND_US)
+        assert intervals(world) == (expected_s * SECOND_US, expected_s * SECOND_US)
+    assert not world.client.ps.session.suspect and len(world.carriers) == 1 and world.deaths == 0
+    app.peer._start()
+    world.run(until=world.clock.now + SECOND_US)
+    assert intervals(world) == (SECOND_US, SECOND_US)
+    world.run(until=world.clock.now + 40 * SECOND_US)
+    assert intervals(world) == (15 * SECOND_US, 15 * SECOND_US)
+
+
+def test_who_wants_to_rest_longer_than_sproxy_asks_for_does():
+    world, _app = resting()
+    world.server.ps.spread(5 * SECOND_US)
+    world.run(until=world.clock.now + 200 * SECOND_US)
+    assert intervals(world) == (INTERVAL_US, INTERVAL_US)
+
+
+def test_a_path_that_dies_while_sproxy_has_asked_for_rest():
+    """Goal: it is found after as many intervals as always; a byte on it is missed within two seconds."""
+    world, app = idle_world()
+    world.server.ps.spread(10 * SECOND_US)
+    world.run(until=world.clock.now + 40 * SECOND_US)
+    assert intervals(world) == (10 * SECOND_US, 10 * SECOND_US)
+    silent_at = world.clock.now
+    world.client.carrier.black_hole()
+    app._start()
+    assert world.run(most_us=60 * SECOND_US, done=lambda: len(world.carriers) == 2)
+    assert world.clock.now - silent_at <= 4 * SECOND_US
+    world.run(until=world.clock.now + SECOND_US)
+    assert intervals(world) == (SECOND_US, SECOND_US)
