@@ -89,9 +89,9 @@ class Places(Generic[Session]):
 
         `quota`: how many sessions the holder may have; None: no bound of its own.
         """
-        own = self.held(holder)
-        if quota is not None and len(own) >= quota:
-            gone = _yielding(own, now, idle_too=False)
+        own = len(self._held.get(holder, ()))
+        if quota is not None and own >= quota:
+            gone = _yielding(self.held(holder), now, idle_too=False)
             if gone is None:
                 raise PeerError(CloseCode.TOO_MANY, (
                     f"the key has reached its limit of {quota} sessions (max-sessions= in authorized_keys)"))
@@ -99,7 +99,7 @@ class Places(Generic[Session]):
         if self._count < self._most:
             return None
         for other in sorted(self._held, key=lambda each: len(self._held[each]), reverse=True):
-            if other == holder or len(self._held[other]) > len(own):
+            if other == holder or len(self._held[other]) > own:
                 gone = _yielding(self.held(other), now, idle_too=True)
                 if gone is not None:
                     return gone

@@ -495,7 +495,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._judge_living(self._access.changed())
 
     def _judge_living(self, changed: bool = True) -> None:
-        for client in self._clients:
+        for client in self._clients if changed or self._access.guarded else ():
             if changed:
                 # Everybody may have had access when the session began: places belong to keys from then on.
                 self._clients.rehouse(client, self._holder(client.spki, client.host))

@@ -4,7 +4,7 @@ import pytest
 from tests.drivers._memory import charge_memory, memory_left
 
 from mproxy._pool import limit_memory
-from mproxy.policy.memory import LEAST_PROMISE_BYTES, SESSION_BYTES, promises
+from mproxy.policy.memory import LEAST_PROMISE_BYTES, SESSION_BYTES, limit_for, promises
 
 MIB = 1 << 20
 
@@ -34,3 +34,13 @@ def test_what_is_promised_is_not_free_for_others():
     finally:
         limit_memory(2**64 - 1)
     assert before - memory_left() < MIB
+
+
+@pytest.mark.parametrize("most", [1, 1000, 10_000, 1_000_000])
+def test_the_limit_that_is_said_to_be_enough_is_enough(most):
+    """And not much more than that: an administrator buys it."""
+    limit, held = 64 * MIB, 20 * MIB
+    enough = limit_for(most, limit - limit // 8 - held, limit)
+    assert promises(enough - enough // 8 - held, most)[0] == most
+    less = enough * 9 // 10
+    assert promises(max(0, less - less // 8 - held), most)[0] < most or most == 1
