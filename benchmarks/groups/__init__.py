@@ -6,8 +6,8 @@ lines of `harness.contenders.TABLE`. To add a group: a module here, a line below
 (see `harness.docs`).
 """
 
-from groups import copy, datagram, fleet, outlive, paths, relay, session, ssh, tls, udp
+from groups import copy, datagram, fleet, many_sessions, outlive, paths, relay, session, ssh, tls, udp
 
 GROUPS = (session.GROUP, relay.GROUP, tls.GROUP, datagram.GROUP, copy.GROUP, outlive.GROUP, paths.GROUP,
-          ssh.GROUP, fleet.GROUP, udp.GROUP)
+          ssh.GROUP, fleet.GROUP, udp.GROUP, many_sessions.GROUP)
 ALL = {group.name: group for group in GROUPS}
