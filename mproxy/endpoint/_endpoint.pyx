@@ -479,7 +479,8 @@ cdef class Endpoint:
         self.session.rest.spread_us = len(_endpoints) * SPREAD_US
         self.session.handle_timeout(self.loop.now_us)
         self.carrier.expect(self.session.life.interval_us, liveness_death_us(&self.session.life))
-        if self.session.wants_transmit() or self.session.streams.out_held + self.session.streams.in_held > 0:
+        if self.carrier.pulls or self.session.wants_transmit() or (
+                self.session.streams.out_held + self.session.streams.in_held > 0):
             self.loop.schedule(&self.work)  # else there is nothing to do: sproxy has left its heartbeat out
         if self.session.life.dead:
             vitals_died(&self.vitals, self.session)
