@@ -49,6 +49,7 @@ def test_the_reply_comes_from_the_address_the_client_sent_to(host, udp_relay, ec
     addresses = ["127.0.0.1", "127.5.5.5", "127.200.0.1"]
     if listening == "::":
         host.ip("addr add fd00:77::1/64 dev lo nodad", "addr add fd00:77::2/64 dev lo nodad")
+        until(lambda: "tentative" not in host.run("ip", "-6", "addr", "show", "dev", "lo"), 20, "addresses of our own")
         addresses += ["::1", "fd00:77::1", "fd00:77::2"]
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], listening)
     for address in addresses:
