@@ -1,10 +1,13 @@
 """Small files, many in one go. How and why: _small.pxd."""
 
-from libc.errno cimport EINTR, EIO, errno
-from libc.stdint cimport int64_t, uint8_t
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EBADMSG, EINTR, EIO, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
 
 from mproxy.ground._clock cimport timespec
+from mproxy.transfer._hash cimport DIGEST_SIZE, root_of_leaf
 
 
 cdef extern from *:
@@ -12,6 +15,7 @@ cdef extern from *:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE 1
     #endif
+    #include <endian.h>
     #include <errno.h>
     #include <fcntl.h>
     #include <stdio.h>
@@ -56,11 +60,17 @@ cdef extern from *:
     int fchmod(int fd, mode_t mode) nogil
     int futimens(int fd, const timespec *times) nogil
     int name_unnamed(int fd, int directory, const char *name) nogil
+    uint16_t htobe16(uint16_t value) nogil
+    uint32_t htobe32(uint32_t value) nogil
+    uint64_t htobe64(uint64_t value) nogil
 
 cdef enum:
     MOST = 16384      # bytes of a small file
     ROOM = 1 << 18    # bytes of all that are read in one go, but for the last
     AT_ONCE = 64      # files that are open at a time
+    ENTRY = 50        # bytes of an entry of a bundle beside name and contents
+    MOST_NAME = 65535
+    WITH_DATA = 4     # flag of an entry
 
 MOST_BYTES = MOST
 HERE = AT_FDCWD
@@ -106,6 +116,73 @@ def read_files(wanted not None):
         free(room)
 
 
+def pack_files(wanted not None):
+    """The entries of a bundle for what is at these places, [(directory's descriptor, path, how, kind, flags, name),
+    ...], joined; and for each (its size, its root), or None: it is not as it should be, and there is no entry.
+
+    `how`: as of `read_files`. `kind`, `flags`, `name`: of the entry; contents follow where the flags say so. The root
+    is zeros of a directory and of what was not read. Releases the GIL."""
+    cdef Py_ssize_t count = len(wanted), i
+    cdef Packed *files = <Packed *>calloc(<size_t>count + 1, sizeof(Packed))
+    cdef size_t room = ROOM + 2 * MOST + 1, used = 0
+    cdef uint8_t *out = NULL
+    try:
+        if files == NULL:
+            raise MemoryError
+        for i in range(count):
+            files[i].read.directory, files[i].read.path, files[i].read.how, files[i].kind, files[i].flags, name = (
+                wanted[i])
+            if len(name) > MOST_NAME:
+                raise ValueError("a name that is too long for an entry")
+            files[i].name, files[i].name_length = name, <size_t>len(name)
+            room += ENTRY + files[i].name_length
+        out = <uint8_t *>malloc(room)
+        if out == NULL:
+            raise MemoryError
+        with nogil:
+            for i in range(count):
+                used += pack_one(&files[i], out + used, room - used)
+        return PyBytes_FromStringAndSize(<char *>out, <Py_ssize_t>used), [
+            (files[i].read.size, PyBytes_FromStringAndSize(<char *>files[i].root, DIGEST_SIZE))
+            if files[i].read.is_there else None for i in range(count)]
+    finally:
+        free(files)
+        free(out)
+
+
+cdef struct Packed:
+    Read read
+    int kind, flags
+    const uint8_t *name
+    size_t name_length
+    uint8_t root[DIGEST_SIZE]
+
+
+cdef size_t pack_one(Packed *one, uint8_t *out, size_t room) noexcept nogil:
+    """How many bytes were packed at `out`, where there are `room`."""
+    cdef size_t head = ENTRY + one.name_length
+    cdef uint16_t mode, length = htobe16(<uint16_t>one.name_length)
+    cdef uint32_t size
+    cdef uint64_t mtime_ns
+    if room < head + MOST + 1:  # the others have grown meanwhile
+        return 0
+    read_one(&one.read, out + head)
+    if not one.read.is_there:
+        return 0
+    if one.read.how & 1 and not one.read.how & 4:
+        root_of_leaf(out + head, one.read.length, one.root)
+    mode, size = htobe16(one.read.mode & 0o777), htobe32(<uint32_t>one.read.size)
+    mtime_ns = htobe64(<uint64_t>one.read.mtime_ns)
+    out[0], out[1] = <uint8_t>one.kind, <uint8_t>one.flags
+    memcpy(out + 2, &mode, 2)
+    memcpy(out + 4, &mtime_ns, 8)
+    memcpy(out + 12, &size, 4)
+    memcpy(out + 16, &length, 2)
+    memcpy(out + 18, one.root, DIGEST_SIZE)
+    memcpy(out + ENTRY, one.name, one.name_length)
+    return head + one.read.length if one.flags & WITH_DATA else head
+
+
 cdef tuple as_found(const Read *one, const char *data):
     return one.mode, one.mtime_ns, one.size, one.names, data[:one.length]
 
@@ -149,11 +226,13 @@ cdef struct Made:
     size_t length
     mode_t mode
     timespec times[2]
+    uint8_t root[DIGEST_SIZE]
 
 
 def make_files(const uint8_t[::1] data not None, wanted not None):
-    """Make files, [(directory's descriptor, name, where in `data` it begins, its bytes, mode, time in ns), ...], each
-    whole and on the disk before it has its name. Returns for each 0, or why it was not made: an errno."""
+    """Make files, [(directory's descriptor, name, where in `data` it begins, its bytes, mode, time in ns, root), ...],
+    each whole and on the disk before it has its name. Returns for each 0, or why it was not made: an errno; EBADMSG if
+    the data have another root."""
     cdef Py_ssize_t count = len(wanted), i
     cdef Py_ssize_t at, length, some, done = 0
     cdef int64_t mtime_ns
@@ -162,9 +241,10 @@ def make_files(const uint8_t[::1] data not None, wanted not None):
         if files == NULL:
             raise MemoryError
         for i in range(count):
-            directory, name, at, length, mode, mtime_ns = wanted[i]
-            if at < 0 or not 0 <= length <= MOST or at + length > data.shape[0]:
+            directory, name, at, length, mode, mtime_ns, root = wanted[i]
+            if at < 0 or not 0 <= length <= MOST or at + length > data.shape[0] or len(root) != DIGEST_SIZE:
                 raise ValueError("a small file outside its data")
+            memcpy(files[i].root, <const uint8_t *>root, DIGEST_SIZE)
             files[i].directory, files[i].name, files[i].mode = directory, name, mode
             files[i].length = <size_t>length
             if length:
@@ -191,7 +271,13 @@ cdef void make_some(Made *files, Py_ssize_t count) noexcept nogil:
 
 
 cdef void write_one(Made *one) noexcept nogil:
-    one.fd = openat(one.directory, b".", O_TMPFILE | O_RDWR | O_CLOEXEC, <mode_t>0o600)
+    cdef uint8_t root[DIGEST_SIZE]
+    one.fd = -1
+    root_of_leaf(one.data if one.length else root, one.length, root)
+    if memcmp(root, one.root, DIGEST_SIZE) != 0:
+        one.error = EBADMSG
+        return
+    one.fd = openat(one.directory, b".", O_TMPFILE | O_RDWR | O_CLOEXEC, one.mode)
     if one.fd < 0:
         one.error = errno
     elif one.length and pwrite(one.fd, one.data, one.length, 0) != <ssize_t>one.length:
@@ -207,7 +293,7 @@ cdef void name_one(Made *one) noexcept nogil:
         result = fdatasync(one.fd)
         while result < 0 and errno == EINTR:
             result = fdatasync(one.fd)
-        if result < 0 or fchmod(one.fd, one.mode) < 0 or futimens(one.fd, one.times) < 0:
+        if result < 0 or give_mode(one) < 0 or futimens(one.fd, one.times) < 0:
             one.error = errno
         elif pread(one.fd, there, one.length + 1, 0) != <ssize_t>one.length or (
                 one.length and memcmp(there, one.data, one.length) != 0):
@@ -215,3 +301,12 @@ cdef void name_one(Made *one) noexcept nogil:
         elif name_unnamed(one.fd, one.directory, one.name) < 0:
             one.error = errno
     close(one.fd)
+
+
+cdef int give_mode(const Made *one) noexcept nogil:
+    """As fchmod. Nearly always it was made with its mode, which is cheap to see; an ACL of its directory, or our umask,
+    may have changed it."""
+    cdef stat_t status
+    if fstat(one.fd, &status) == 0 and status.st_mode & 0o7777 == one.mode:
+        return 0
+    return fchmod(one.fd, one.mode)

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import find
+from mproxy.transfer._hash import small_root
 from mproxy.transfer._small import make_files, read_files
 from mproxy.transfer.bundle import AS_FILE, UNREAD, BundleAnswer
 from mproxy.transfer.file_names import check_part
 from mproxy.transfer.messages import BY_TIME, End, FileKind
 from mproxy.transfer.partial import finish_together
 from mproxy.transfer.present import PresentFile
-from mproxy.transfer.tree import leaf, small_root
+from mproxy.transfer.tree import leaf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     Place = tuple[int, int, bytes]
     Found = tuple[int, int, int, int, bytes]  # as of `read_files`
 
-# Why a file was not made that no other way of making it can change.
-_FINAL = (errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# Why a file was not made that no other way of making it can change. EBADMSG: its data are not what its root says.
+_FINAL = (errno.EBADMSG, errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class BundleStore:
@@ -55,7 +56,7 @@ class BundleStore:
                         self._answers[number] = BundleAnswer.MADE if made else BundleAnswer.DONE
                     elif entry.at < 0:
                         compared.append((number, *self._place_of(entry.file.name)))
-                    elif small_root(self._data[entry.at:entry.at + entry.file.size]) == entry.root:
+                    else:
                         places.append((number, *self._place_of(entry.file.name)))
                 except (OSError, MproxyError):
                     pass  # announced by itself it will be said what is wrong
@@ -81,7 +82,7 @@ class BundleStore:
     def _make(self, entries: Sequence[BundleEntry], places: list[Place]) -> None:
         errors = make_files(self._data, [
             (directory, name, entries[number].at, entries[number].file.size,
-             entries[number].file.mode & 0o777 & ~self._umask, entries[number].file.mtime_ns)
+             entries[number].file.mode & 0o777 & ~self._umask, entries[number].file.mtime_ns, entries[number].root)
             for number, directory, name in places])
         again = []
         for (number, _directory, _name), error in zip(places, errors, strict=True):

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from functools import partial
 
-from mproxy.transfer._small import HERE, MOST_BYTES, read_files
+from mproxy.transfer._small import HERE, MOST_BYTES, pack_files
 from mproxy.transfer.bundle import (
     AS_DIRECTORY,
     AS_FILE,
@@ -22,10 +22,8 @@ from mproxy.transfer.bundle import (
     UNREAD,
     WITH_DATA,
     BundleAnswer,
-    pack_entry,
 )
 from mproxy.transfer.messages import BY_TIME, Answers, FileKind, Outcome, Result, bad, pack_bundle
-from mproxy.transfer.tree import DIGEST_BYTES, small_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +37,8 @@ MOST_READING = 4  # bundles that are being read, or wait to be sent
 # Sources that may be on their way or unanswered: what is kept of them takes memory. 16 MB of files of 1 KB.
 MOST_UNANSWERED = 16384
 
-_NO_ROOT = bytes(DIGEST_BYTES)
+_FILE, _DIRECTORY = FileKind.FILE.value, FileKind.DIRECTORY.value
+_DONE, _MADE, _WANTED, _ALONE = BundleAnswer
 
 
 class BundlesOutHost:
@@ -177,12 +176,12 @@ class OutgoingBundles:
         if len(answers.codes) != len(bundle.items) or max(answers.codes) > max(BundleAnswer):
             raise bad("the receiver's answer does not fit the bundle")
         for (index, source, with_data), digest, code in zip(bundle.items, bundle.roots, answers.codes, strict=True):
-            if code == BundleAnswer.WANTED and source.kind is FileKind.FILE and not with_data:
+            if code == _WANTED and source.kind is FileKind.FILE and not with_data:
                 self._wanted.append((index, source))
-            elif code == BundleAnswer.ALONE:
+            elif code == _ALONE:
                 self._host.on_alone(index, source)
-            elif code == BundleAnswer.DONE or (code == BundleAnswer.MADE and source.kind is FileKind.DIRECTORY):
-                if code == BundleAnswer.MADE:
+            elif code == _DONE or (code == _MADE and source.kind is FileKind.DIRECTORY):
+                if code == _MADE:
                     self._fresh.add(source.name)
                 self._host.on_answer(source, Outcome(index, Result.DONE, digest, ""), not with_data)
             else:
@@ -191,35 +190,22 @@ class OutgoingBundles:
 
 def _read(bundle: _OutgoingBundle) -> None:
     """Read the sources of a bundle. On a worker's thread; nobody else touches it meanwhile."""
-    found = read_files([(HERE, os.fsencode(source.path or ""), _how(source, with_data))
-                        for _index, source, with_data in bundle.items])
-    parts: list[bytes] = []
-    items: list[Item] = []
-    for item, one in zip(bundle.items, found, strict=True):
-        _index, source, with_data = item
-        if one is None:
-            bundle.left.append(item)
-            continue
-        mode, mtime_ns, source.size, _names, data = one
-        digest, flags = _NO_ROOT, 0
-        if source.kind is FileKind.FILE:
-            if source.by_time:
-                flags = BY_TIME
-            if with_data or not source.by_time:
-                digest = small_root(data)
-            if with_data:
-                flags |= WITH_DATA
-                bundle.moved_bytes += len(data)
-        parts.append(pack_entry(source.kind, flags, mode, mtime_ns, source.size, source.name, digest))
-        if with_data:
-            parts.append(data)
-        items.append(item)
-        bundle.roots.append(digest)
-    bundle.items = items
-    bundle.message = pack_bundle(len(items), b"".join(parts)) if items else b""
+    entries, found = pack_files([_wanted(source, with_data) for _index, source, with_data in bundle.items])
+    if None in found:
+        bundle.left = [item for item, one in zip(bundle.items, found, strict=True) if one is None]
+        bundle.items = [item for item, one in zip(bundle.items, found, strict=True) if one is not None]
+    there = [one for one in found if one is not None]
+    for (_index, source, with_data), (size, _root) in zip(bundle.items, there, strict=True):
+        source.size = size
+        bundle.moved_bytes += size * with_data
+    bundle.roots = [root for _size, root in there]
+    bundle.message = pack_bundle(len(there), entries) if there else b""
 
 
-def _how(source: SourceFile, with_data: bool) -> int:
+def _wanted(source: SourceFile, with_data: bool) -> tuple[int, bytes, int, int, int, bytes]:
+    """As pack_files takes it."""
+    path, follows = os.fsencode(source.path or ""), FOLLOWED * source.follows
     if source.kind is FileKind.DIRECTORY:
-        return AS_DIRECTORY | FOLLOWED * source.follows
-    return AS_FILE | FOLLOWED * source.follows | UNREAD * (source.by_time and not with_data)
+        return HERE, path, AS_DIRECTORY | follows, _DIRECTORY, 0, source.name
+    return (HERE, path, AS_FILE | follows | UNREAD * (source.by_time and not with_data), _FILE,
+            BY_TIME * source.by_time | WITH_DATA * with_data, source.name)

@@ -401,7 +401,8 @@ class FileSender(Conversation, BundlesOutHost):
 
     def _settle(self, source: SourceFile, outcome: Outcome) -> None:
         source.outcome = outcome
-        self._forget_sketch(source)
+        if self._sketch_bytes:
+            self._forget_sketch(source)
         source.close()
         self._announced.discard(outcome.index)
         del self._taken[outcome.index]

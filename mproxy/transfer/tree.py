@@ -40,15 +40,6 @@ def leaf(data: Data, number: int, is_last: bool) -> bytes:
     return _node(digests, 1, number, is_last)
 
 
-def small_root(data: Data) -> bytes:
-    """The root of a file of at most QUARTER_BYTES: root(leaf(data, 0, True)), in half the time."""
-    for state in _SMALL:
-        node = state.copy()
-        node.update(data)
-        data = node.digest()
-    return bytes(data)
-
-
 def _is_zeros(data: Data) -> bool:
     """Whether it is a whole block of zeros; found out at the first byte of most others."""
     return data[0] == data[-1] == 0 and len(data) == LEAF_BYTES and bytes(data) == _ZEROS
@@ -71,11 +62,6 @@ def root(leaves: Data) -> bytes:
 def _node(data: Data, depth: int, offset: int, is_last: bool) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES, fanout=0, depth=_DEPTH, leaf_size=QUARTER_BYTES,
                            node_offset=offset, node_depth=depth, inner_size=DIGEST_BYTES, last_node=is_last).digest()
-
-
-# The nodes of a file of one leaf: that leaf, its block, the root.
-_SMALL = [hashlib.blake2b(digest_size=DIGEST_BYTES, fanout=0, depth=_DEPTH, leaf_size=QUARTER_BYTES, node_offset=0,
-                          node_depth=depth, inner_size=DIGEST_BYTES, last_node=True) for depth in range(_DEPTH)]
 
 
 def block_count(size: int) -> int:

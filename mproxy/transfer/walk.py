@@ -6,9 +6,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 
 from mproxy.ground.errors import MproxyError
+from mproxy.transfer._disk import find_all
 from mproxy.transfer.file_names import BadName, check_link
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.selection import Selection
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     # Told of a path that is left out, and why.
     OnLeftOut = Callable[[str, str | OSError], object]
-    Place = tuple[str, bytes, os.stat_result]  # path, the receiver's name for it, status
+    Found = tuple[int, int, int, int, int]  # as of `find_all`: mode, size, number of names, device, inode
+    Place = tuple[str, bytes, Found]  # path, the receiver's name for it, what was found there
 
 SORTED_ENTRIES = 4096  # of a directory; more are sent as they are found, or all their names would be in memory
 
@@ -71,7 +73,8 @@ class Walk:
         self._paths, self._renamed = list(paths), renamed
         self._on_left_out = on_left_out
         self._links = links
-        self._selection = Selection(rules)
+        rules = list(rules)
+        self._selection = Selection(rules) if rules else None
         self._by_time, self._with_attributes = by_time, with_attributes
         self._first_names: dict[tuple[int, int], bytes] = {}  # of files that have several: (device, inode)
         self._second_names: list[SourceFile] = []
@@ -87,38 +90,46 @@ class Walk:
             except OSError as error:
                 self._on_left_out(path, error)
                 continue
+            found = status.st_mode, status.st_size, status.st_nlink, status.st_dev, status.st_ino
             if stat.S_ISDIR(status.st_mode):
-                yield from self._directory(path, base, status)
-            else:
-                yield from self._file(path, base, status, follow=True)
+                yield from self._directory(path, base, found)
+            elif (source := self._file(path, base, found, follow=True)) is not None:
+                yield source
         yield from self._second_names
 
-    def _file(self, path: str, name: bytes, status: os.stat_result, *, follow: bool = False) -> Iterator[SourceFile]:
-        """A regular file; one that was there before comes at the end, under its second name."""
+    def _file(self, path: str, name: bytes, found: Found, *, follow: bool = False) -> SourceFile | None:
+        """A regular file; None: it was there before, and comes at the end under its second name."""
+        _mode, size, names, *itself = found
         first = b""
-        if status.st_nlink > 1:
-            first = self._first_names.setdefault((status.st_dev, status.st_ino), name)
-        source = SourceFile(name, FileKind.FILE, path, follow=follow or self._links == "copy",
-                            expected_bytes=status.st_size, same_as=b"" if first == name else first,
-                            by_time=self._by_time, with_attributes=self._with_attributes)
+        if names > 1:
+            device, inode = itself
+            first = self._first_names.setdefault((device, inode), name)
+        source = SourceFile(name, FileKind.FILE, path, -1, follow or self._links == "copy", size,
+                            b"" if first == name else first, self._by_time, self._with_attributes)
         if source.same_as:
             self._second_names.append(source)
-        else:
-            yield source
+            return None
+        return source
 
-    def _directory(self, top: str, name: bytes, status: os.stat_result) -> Iterator[SourceFile]:
+    def _directory(self, top: str, name: bytes, found: Found) -> Iterator[SourceFile]:
         """A directory and everything in it."""
         yield SourceFile(name, FileKind.DIRECTORY, top, with_attributes=self._with_attributes)
         # Those whose contents are still to be listed, each with all the directories that it lies in.
-        waiting = [(top, name, {(status.st_dev, status.st_ino)})]
+        waiting = [(top, name, {found[3:]})]
         while waiting:
             path, name, above = waiting.pop()
             below = []
             for inner, inner_name, found in self._entries(path, name):
-                if not stat.S_ISDIR(found.st_mode):
-                    yield from self._other(inner, inner_name, found)
+                mode = found[0]
+                if stat.S_ISREG(mode):
+                    source = self._file(inner, inner_name, found)
+                    if source is not None:
+                        yield source
                     continue
-                itself = found.st_dev, found.st_ino
+                if not stat.S_ISDIR(mode):
+                    yield from self._other(inner, inner_name, mode)
+                    continue
+                itself = found[3:]
                 if itself in above:
                     self._on_left_out(inner, OSError(errno.ELOOP, "a symbolic link to a directory that it lies in"))
                     continue
@@ -129,37 +140,45 @@ class Walk:
 
     def _entries(self, path: str, name: bytes) -> Iterator[Place]:
         """What is in a directory: the directories first, each sorted by name; in a very large one in any order."""
-        look = os.stat if self._links == "copy" else os.lstat
-        directories: list[Place] = []
-        others: list[Place] = []
+        places: list[Place] = []
         try:
-            with os.scandir(path) as listing:
-                names = [entry.name for entry in islice(listing, SORTED_ENTRIES)]
-                is_large = len(names) == SORTED_ENTRIES
-                for inner in chain(names, (entry.name for entry in listing)) if is_large else sorted(names):
-                    inner_path = os.path.join(path, inner)
-                    try:
-                        status = look(inner_path)
-                    except OSError as error:
-                        self._on_left_out(inner_path, error)
-                        continue
-                    is_directory = stat.S_ISDIR(status.st_mode)
-                    place = inner_path, name + b"/" + os.fsencode(inner), status
-                    if not self._selection.takes(place[1], is_directory):
-                        continue
-                    if is_large:
-                        yield place
-                    else:
-                        (directories if is_directory else others).append(place)
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with os.scandir(directory) as listing:
+                    names = (entry.name for entry in listing)
+                    some = list(islice(names, SORTED_ENTRIES))
+                    if len(some) < SORTED_ENTRIES:
+                        places = self._look(directory, path, name, sorted(some))
+                        some.clear()
+                    while some:
+                        yield from self._look(directory, path, name, some)
+                        some = list(islice(names, SORTED_ENTRIES))
+            finally:
+                os.close(directory)
         except OSError as error:
             self._on_left_out(path, error)
-        yield from directories
-        yield from others
+        yield from (place for place in places if stat.S_ISDIR(place[2][0]))
+        yield from (place for place in places if not stat.S_ISDIR(place[2][0]))
 
-    def _other(self, path: str, name: bytes, status: os.stat_result) -> Iterator[SourceFile]:
-        if stat.S_ISREG(status.st_mode):
-            yield from self._file(path, name, status)
-        elif stat.S_ISLNK(status.st_mode):
+    def _look(self, directory: int, path: str, name: bytes, names: list[str]) -> list[Place]:
+        """What these names in a directory are, in their order, as far as it is to be sent. All in one go: handing on
+        the GIL for each of them would take longer than looking."""
+        above, name_above = os.path.join(path, ""), name + b"/"
+        encoded = list(map(os.fsencode, names))
+        places = []
+        for inner, inner_name, found in zip(names, encoded, find_all(directory, encoded, self._links == "copy"),
+                                            strict=True):
+            if isinstance(found, int):
+                self._on_left_out(above + inner, OSError(found, os.strerror(found)))
+                continue
+            place = above + inner, name_above + inner_name, found
+            if self._selection is None or self._selection.takes(place[1], stat.S_ISDIR(found[0])):
+                places.append(place)
+        return places
+
+    def _other(self, path: str, name: bytes, mode: int) -> Iterator[SourceFile]:
+        """What is neither a file nor a directory."""
+        if stat.S_ISLNK(mode):
             yield from self._link(path, name)
         else:
             self._on_left_out(path, "neither a file nor a directory")

@@ -1,5 +1,6 @@
 """Bundles: small files that go without waiting for an answer, and whatever else either side may say or find."""
 
+import errno
 import gc
 import os
 import stat
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer import bundle, bundles_out, messages, source_queue
-from mproxy.transfer._small import HERE, make_files, read_files
+from mproxy.transfer._small import HERE, make_files, pack_files, read_files
 from mproxy.transfer.bundle import WITH_DATA, BundleAnswer, pack_entry, parse_bundle
 from mproxy.transfer.messages import BY_TIME, File, FileKind, MessageType, Result
 from mproxy.transfer.sender import FileSender, SendObserver
@@ -503,12 +504,63 @@ def test_files_are_made_whole_or_not_at_all(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     (tmp_path / "there").write_bytes(b"x")
     before = len(os.listdir("/proc/self/fd"))
-    wanted = [(fd, b"%d" % number, number % 5, 5, 0o604, -1) for number in range(200)]
-    assert make_files(b"123456789a", [*wanted, (fd, b"there", 0, 5, 0o600, 0), (fd, b"no/f", 0, 1, 0, 0)]) == [
-        *[0] * 200, 17, 2]
+    data = b"123456789a"
+    wanted = [(fd, b"%d" % number, number % 5, 5, 0o604, -1, hash_of(data[number % 5:number % 5 + 5]))
+              for number in range(200)]
+    others = [(fd, b"there", 0, 5, 0o600, 0, hash_of(b"12345")), (fd, b"no/f", 0, 1, 0, 0, hash_of(b"1")),
+              (fd, b"wrong", 0, 5, 0o600, 0, hash_of(b"12346"))]
+    assert make_files(data, [*wanted, *others]) == [*[0] * 200, errno.EEXIST, errno.ENOENT, errno.EBADMSG]
     assert (tmp_path / "3").read_bytes() == b"45678" and (tmp_path / "3").stat().st_mtime_ns == -1
     assert (tmp_path / "there").read_bytes() == b"x"
     assert len(os.listdir("/proc/self/fd")) == before and len(os.listdir(tmp_path)) == 201
     with pytest.raises(ValueError, match="outside"):
-        make_files(b"123", [(fd, b"f", 1, 3, 0, 0)])
+        make_files(b"123", [(fd, b"f", 1, 3, 0, 0, bytes(32))])
+    with pytest.raises(ValueError, match="outside"):
+        make_files(b"123", [(fd, b"f", 0, 3, 0, 0, bytes(31))])
     os.close(fd)
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_files_get_their_mode_whatever_our_umask_is(tmp_path, umask):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    modes = [0o600, 0o644, 0o755, 0o444, 0o000]
+    before = os.umask(umask)
+    try:
+        assert not any(make_files(b"1", [(fd, b"%o" % mode, 0, 1, mode, 0, hash_of(b"1")) for mode in modes]))
+    finally:
+        os.umask(before)
+    assert {int(name, 8): stat.S_IMODE((tmp_path / name).stat().st_mode) for name in os.listdir(tmp_path)} == {
+        mode: mode for mode in modes}
+    os.close(fd)
+
+
+def test_entries_are_packed_as_they_are_read(tmp_path):
+    """Goal: what is packed in one go is what a receiver reads, whatever of it is as it should be."""
+    (tmp_path / "f").write_bytes(b"12345")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "d").mkdir(mode=0o750)
+    for name in ("f", "empty", "d"):
+        os.utime(tmp_path / name, ns=(0, TIME_NS))
+    os.chmod(tmp_path / "f", 0o4640)
+    os.chmod(tmp_path / "empty", 0o600)
+
+    def wanted(path, how, kind, flags, name):
+        return HERE, os.fsencode(tmp_path / path), how, kind.value, flags, name
+    entries, found = pack_files([
+        wanted("f", 1, FileKind.FILE, WITH_DATA, b"n/f"), wanted("none", 1, FileKind.FILE, WITH_DATA, b"n/none"),
+        wanted("d", 0, FileKind.DIRECTORY, 0, b"n/d"), wanted("f", 0, FileKind.DIRECTORY, 0, b"n/f"),
+        wanted("f", 1, FileKind.FILE, 0, b"n/g"), wanted("f", 5, FileKind.FILE, BY_TIME, b"n/h"),
+        wanted("empty", 1, FileKind.FILE, WITH_DATA, b"n/e")])
+    assert found == [(5, hash_of(b"12345")), None, (0, bytes(32)), None, (5, hash_of(b"12345")), (5, bytes(32)),
+                     (0, hash_of(b""))]
+    assert entries == b"".join([
+        file_entry(b"n/f", b"12345"), directory_entry(b"n/d", 0o750), file_entry(b"n/g", b"12345", False),
+        file_entry(b"n/h", b"12345", False, BY_TIME, bytes(32)), file_entry(b"n/e", b"", mode=0o600)])
+
+
+def test_what_has_grown_is_not_packed_beyond_its_room(tmp_path):
+    (tmp_path / "f").write_bytes(bytes(16384))
+    entries, found = pack_files([(HERE, os.fsencode(tmp_path / "f"), 1, 1, WITH_DATA, b"f")] * 256)
+    packed = [one for one in found if one is not None]
+    assert 16 <= len(packed) < 20 and found[len(packed):] == [None] * (256 - len(packed))
+    assert len(parse_bundle(entries, len(packed))) == len(packed)

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from mproxy.transfer import tree
-from mproxy.transfer._hash import four_leaves, is_fast
+from mproxy.transfer._hash import four_leaves, is_fast, small_root
 
 BLOCK = random.Random(6).randbytes(tree.LEAF_BYTES)
 
@@ -87,3 +87,15 @@ def test_bad_sizes():
     for size in (0, 128, 513, 640):
         with pytest.raises(ValueError, match="quarters"):
             four_leaves(bytes(size), (32, 0, 3, 262144, 0, 32), 0, False)
+
+
+@pytest.mark.parametrize("size", [0, 1, 111, 127, 128, 129, 255, 256, 257, 1000, 4096, 4097, 16384, 262143, 262144])
+def test_the_root_of_a_small_file_is_made_in_one_go(size):
+    data = BLOCK[:size]
+    assert small_root(data) == tree.root(tree.leaf(data, 0, True))
+    assert small_root(bytearray(data)) == small_root(memoryview(data))
+
+
+def test_a_small_file_has_one_leaf():
+    with pytest.raises(ValueError, match="more than a leaf"):
+        small_root(bytes(262145))
