@@ -262,11 +262,10 @@ class Copy(Program):
 
     def _settings(self, names: tuple[str, ...], place: tuple[str, int]) -> TransferConfig:
         """Of our side, which has the options of these names."""
-        from mproxy.programs.transfer_config import TransferConfig
-        from mproxy.transport.datagram_config import DatagramConfig
+        from mproxy.programs.transfer_config import TransferConfig, copy_datagram
         config = self._config
         return TransferConfig(
-            datagram=DatagramConfig(sealed=True, **config.datagram), secret=self._secret,
+            datagram=copy_datagram(config.datagram), secret=self._secret,
             host=config.remote.host, port=place[1], bind=config.bind, json=config.json, quiet=config.quiet,
             dry_run=config.dry_run, yes=config.yes, log_level=config.log_level, log_format=config.log_format,
             **config.for_one(names))

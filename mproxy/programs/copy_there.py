@@ -16,11 +16,10 @@ from mproxy.programs.copy_words import MOST_REQUEST_BYTES, VERSION, pack_answer
 from mproxy.programs.packet_pipe import PacketPipe
 from mproxy.programs.recv import Recv
 from mproxy.programs.started import free_udp_port
-from mproxy.programs.transfer_config import TransferConfig
+from mproxy.programs.transfer_config import TransferConfig, copy_datagram
 from mproxy.service.exit import USAGE, complain
 from mproxy.service.run import Program, run_program
 from mproxy.transfer import zstd
-from mproxy.transport.datagram_config import DatagramConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class CopyRequest:
             self.dry_run: bool = said.get("dry_run", False)
             options = {**said["options"], "rules": tuple(map(tuple, said["options"].get("rules", ())))}
             self.config = TransferConfig(
-                datagram=DatagramConfig(sealed=True, **said["datagram"]),
+                datagram=copy_datagram(said["datagram"]),
                 secret=bytes.fromhex(said["secret"]), port=0, once=True, sweep=False, log_level="error",
                 **options)
         except (ValueError, KeyError, TypeError, AttributeError, UsageError):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from mproxy.ground.config import DAY_US, SECOND_US, LogConfig, Setting
 from mproxy.transport.datagram_config import DatagramConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from mproxy.transfer.selection import Rule
     from mproxy.transport.code_keying import Code
     from mproxy.transport.keying import Key
@@ -55,3 +60,17 @@ class TransferConfig(LogConfig):
     sweep = Setting(True)  # remove abandoned partial files
     partial_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
     senders = Setting(16, 1, 1000)
+
+
+# What a ring of `mproxy copy` may grow to. A lost packet holds up what came after it for a round trip, and at 5 % loss
+# some are lost three times: four times what the path holds are needed, for 1 Gbit/s at 1 s half a gigabyte.
+MOST_COPY_WINDOW_BYTES = 512 << 20
+MEMORY_SHARE = 16  # of this host's memory, for each of two rings
+
+
+def copy_datagram(given: Mapping[str, Any]) -> DatagramConfig:
+    """The connection of `mproxy copy`, with these settings. It is the only one of its process, with a peer that ssh
+    vouches for, so its windows may be larger than those of many; they grow where the path needs it."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = max(DatagramConfig.max_window_bytes.default, min(MOST_COPY_WINDOW_BYTES, memory_bytes // MEMORY_SHARE))
+    return DatagramConfig(**{"sealed": True, "max_window_bytes": most, **given})

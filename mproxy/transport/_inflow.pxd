@@ -16,7 +16,8 @@ from mproxy.ground._ranges cimport RangeSet
 
 cdef enum:
     FIRST_WINDOW_BYTES = 1048576  # enough for 80 Mbit/s at 100 ms before the first doubling
-    MOST_EARLY = 4096             # most holes at once: packets that would make one more are dropped
+    MOST_EARLY = 4096             # most holes at once: packets that would make one more are dropped; of a window
+    BYTES_A_HOLE = 32768          # that may become larger, one for so many bytes: at 5 % loss there is one in 30,000
 
 
 cdef uint64_t UNKNOWN_END         # the FIN has not arrived

@@ -109,3 +109,39 @@ class Slow:
     def write(self, data):
         """Only the first byte of `data`."""
         return self._write(data[:1])
+
+
+class Zeros:
+    """As many as anybody may want, without holding them."""
+
+    def __len__(self):
+        return 1 << 40
+
+    def __getitem__(self, part):
+        return bytes(part.stop - part.start)
+
+
+class Counted:
+    """What a peer has received, without holding it."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __iadd__(self, data):
+        self.count += len(data)
+        return self
+
+
+def test_a_window_of_four_paths_fills_one_that_is_long_and_loses():
+    """Aspera's published case, a fiftieth of its rate: 1 s of round trip, 5 % loss. What a lost packet holds up has to
+    be held: with the window of what the path holds a third of it would be used."""
+    rate = 2.5e6
+    faults = Faults(rate=rate, delay=500_000, loss=0.05, queue_bytes=int(rate))
+    world = World(1, faults, Faults(delay=500_000, loss=0.05), data=Zeros(),
+                  config=DatagramConfig(max_window_bytes=int(4 * rate))).start()
+    world.run(lambda: world.server is not None)
+    received = world.server.received = Counted()
+    world.run(lambda: world.clock.now >= 20 * SECOND)
+    before = received.count
+    world.run(lambda: world.clock.now >= 40 * SECOND)
+    assert received.count - before >= 0.7 * rate * 20

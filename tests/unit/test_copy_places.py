@@ -11,6 +11,7 @@ from mproxy.programs.copy_places import asked_for, find_landing, find_paths, par
 from mproxy.programs.copy_there import CopyRequest
 from mproxy.programs.copy_words import MOST_NOISE_BYTES, AnswerReader, pack_answer, pack_request
 from mproxy.programs.send import parse_send
+from mproxy.programs.transfer_config import copy_datagram
 
 REMOTE = {
     "server:": ("", "server", ""),
@@ -169,3 +170,11 @@ def test_an_answer_behind_what_a_shell_says():
 def test_what_is_no_answer(said):
     with pytest.raises(ValueError):
         AnswerReader().take(said)
+
+
+@pytest.mark.parametrize(("pages", "most"), [(1 << 23, 512 << 20), (1 << 18, 64 << 20), (1 << 14, 16 << 20)])
+def test_windows_of_a_copy_may_become_large_but_for_a_small_host(monkeypatch, pages, most):
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}[name])
+    config = copy_datagram({"recovery": "gbn"})
+    assert (config.max_window_bytes, config.sealed, config.recovery) == (most, True, "gbn")
+    assert copy_datagram({"max_window_bytes": 1 << 20}).max_window_bytes == 1 << 20
