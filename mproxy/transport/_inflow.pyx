@@ -78,7 +78,8 @@ cdef int inflow_take(Inflow *flow, uint64_t offset, uint32_t length, bint fin) n
     """Bytes [offset, offset + length) are in their place; -1: no memory or too many holes, then they do not count."""
     cdef uint64_t end = offset + length
     if offset > flow.arrived and length > 0:
-        if flow.early.count >= max(MOST_EARLY, flow.most // BYTES_A_HOLE) or ranges_add(&flow.early, offset, end) < 0:
+        if flow.early.count >= max(<uint32_t>MOST_EARLY, flow.most // BYTES_A_HOLE) or (
+                ranges_add(&flow.early, offset, end) < 0):
             return -1
     if fin:
         flow.end = end

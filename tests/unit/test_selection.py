@@ -60,8 +60,11 @@ def test_what_is_left_out_is_not_looked_into(tmp_path, monkeypatch):
     for name in ("a.o", "a.c", "build/b.c", "src/keep.o", "src/b.o"):
         (top / name).write_bytes(b"")
     listed, real = [], os.scandir
-    monkeypatch.setattr(os, "scandir", lambda fd: listed.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), top))
-                        or real(fd))
+
+    def note(fd):
+        listed.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), top))
+        return real(fd)
+    monkeypatch.setattr(os, "scandir", note)
     sources = find_sources([str(top)], None, rules=[(False, "/t/build/"), (True, "keep.o"), (False, "*.o")])
     assert [source.name for source in sources] == [b"t", b"t/src", b"t/a.c", b"t/src/build", b"t/src/keep.o"]
     assert listed == [".", "src", "src/build"]
