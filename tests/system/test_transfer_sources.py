@@ -148,12 +148,13 @@ def test_what_goes_during_the_walk_is_named_and_the_rest_arrives(transfer):
         transfer.file(name, b"data")
     receiver, port = transfer.recv()
     sender = send_with(transfer, """
-lstat = os.lstat
-def late(path, **more):
-    if path.endswith("gone") and os.path.exists(path):
-        os.unlink(path)
-    return lstat(path, **more)
-os.lstat = late
+from mproxy.transfer import walk
+find_all = walk.find_all
+def late(directory, names, follow):
+    if b"gone" in names:
+        os.unlink(b"gone", dir_fd=directory)
+    return find_all(directory, names, follow)
+walk.find_all = late
 """, port, transfer.source / "tree")
     assert sender.wait(MANY) == 8
     assert receiver.wait(MANY) == 0
