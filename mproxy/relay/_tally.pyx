@@ -18,30 +18,46 @@ cdef extern from *:
 
 
 cdef class Tally:
-    """Rows for `workers` processes, made before they are forked; OSError without memory."""
+    """Two rows for each of `workers` processes, made before they are forked; OSError without memory."""
 
     def __init__(self, uint32_t workers=1):
-        self.counts = <uint32_t *>shared_zeros(<size_t>workers * SLOTS * sizeof(uint32_t))
+        self.turns = <uint32_t *>shared_zeros(workers * sizeof(uint32_t))
+        self.counts = <uint32_t *>shared_zeros(2 * workers * ROW_BYTES)
         self.workers = workers
         self.newcomers = Newcomers()
         self.mine = self.counts
 
     def __dealloc__(self):
+        if self.turns != NULL:
+            munmap(self.turns, self.workers * sizeof(uint32_t))
         if self.counts != NULL:
-            munmap(self.counts, <size_t>self.workers * SLOTS * sizeof(uint32_t))
+            munmap(self.counts, 2 * self.workers * ROW_BYTES)
 
     def be(self, uint32_t worker):
-        """Count in that worker's row from now on; IndexError."""
+        """Count as that worker from now on; what the one before it had counts as well, until `settled`. OSError,
+        IndexError."""
         if worker >= self.workers:
             raise IndexError(worker)
-        self.mine = self.counts + <size_t>worker * SLOTS
+        self.me = worker
+        self.clear(2 * worker + 1 - self.turns[worker])
+        self.mine = self.counts + (2 * worker + 1 - self.turns[worker]) * SLOTS
+
+    def settled(self):
+        """What the worker before had is counted again; OSError."""
+        self.clear(2 * self.me + self.turns[self.me])
+        self.turns[self.me] = 1 - self.turns[self.me]
 
     def forget(self, uint32_t worker):
         """That worker has died, and with it its connections; OSError, IndexError."""
         if worker >= self.workers:
             raise IndexError(worker)
-        if madvise(self.counts + <size_t>worker * SLOTS, SLOTS * sizeof(uint32_t), MADV_REMOVE) < 0:
+        self.clear(2 * worker)
+        self.clear(2 * worker + 1)
+
+    cdef int clear(self, size_t row) except -1:
+        if madvise(self.counts + row * SLOTS, ROW_BYTES, MADV_REMOVE) < 0:
             raise OSError(errno, os.strerror(errno))
+        return 0
 
     def count(self, key):
         """Connections of a rule now, in all workers."""
@@ -53,9 +69,9 @@ cdef class Tally:
         return <uint32_t>(1 + <size_t>hash(key) % (SLOTS - 1))  # a hash may be negative
 
     cdef uint32_t sum(self, uint32_t slot) noexcept:
-        cdef uint32_t worker, total = 0
-        for worker in range(self.workers):
-            total += atomic_load(self.counts + <size_t>worker * SLOTS + slot)
+        cdef uint32_t row, total = 0
+        for row in range(2 * self.workers):
+            total += atomic_load(self.counts + <size_t>row * SLOTS + slot)
         return total
 
     cdef bint enter(self, uint32_t slot, uint32_t most) noexcept:

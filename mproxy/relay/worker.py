@@ -88,7 +88,6 @@ def run(loop: Loop, sock: socket.socket, kept: set[int], condemned: set[int], lo
     status = 1
     try:
         tally.be(number)
-        tally.forget(number)  # what the worker before had is counted again
         Worker(loop, sock, Inheritance(kept, condemned), log, number, max_connections, tally).run()
         log.tell_rest()
         status = 0
@@ -113,6 +112,7 @@ class Worker:
         watcher = Watcher(log, self._loop, number, self._say_rule, self._note)
         self._engines = Engines(self._loop, watcher, max_connections, share(max_connections, number, tally.workers),
                                 tally)
+        self._tally = tally
         self._channel = WorkerChannel(self._loop, sock, self._on_message, self._on_orphaned)
         self._rules: dict[int, Rule] = {}  # key -> Rule, for the log
         self._former: dict[int, Rule] = {}  # removed ones, whose connections go on: the last of them
@@ -177,6 +177,7 @@ class Worker:
     def _take_over(self) -> None:
         """Go on with what the worker before this one has left, now that all rules are here."""
         connections, flows, lost = self._engines.take_over(self._inheritance)
+        self._tally.settled()
         if connections or flows or lost:
             self._log.info("taken-over", worker=self._number, connections=connections, flows=flows or None,
                            lost=lost or None)

@@ -83,3 +83,27 @@ def test_workers_that_are_none():
     for wrong in (tally.be, tally.forget):
         with pytest.raises(IndexError):
             wrong(2)
+
+
+def test_connections_that_outlive_a_worker_count_while_they_are_taken_over():
+    """Goal: no other worker admits a caller in their place; and they do not count twice afterwards."""
+    tally = DrivenTally(2)
+    for alive in (3, 2, 2):  # a worker dies with so many, and the next one finds them again, twice
+        def worker(alive=alive):
+            tally.be(1)
+            before = tally.count(7)
+            again = sum(tally.try_enter(7, 0) for _ in range(alive))
+            return 0 if tally.count(7) == before + again and not tally.try_enter(7, 3) else 1
+
+        def settled(alive=alive):
+            tally.be(1)
+            entered = [tally.try_enter(7, 0) for _ in range(alive)]
+            tally.settled()
+            return 0 if tally.count(7) == len(entered) == alive else 1
+
+        if alive == 3:
+            assert in_child(settled) == 0 and tally.count(7) == 3
+        assert in_child(worker) == 0
+        assert in_child(settled) == 0 and tally.count(7) == alive
+    tally.forget(1)
+    assert tally.count(7) == 0
