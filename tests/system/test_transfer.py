@@ -161,7 +161,7 @@ import os, sys
 from mproxy.programs.send import main
 scandir = os.scandir
 def blind(path):
-    if os.path.basename(path) == "bad":
+    if os.readlink(f"/proc/self/fd/{{path}}").endswith("/bad"):
         raise PermissionError(13, "Permission denied", path)
     return scandir(path)
 os.scandir = blind
