@@ -17,4 +17,5 @@ def check(data):
                 None, "the key's expiry date has passed", "the key may not be used from this address")
         assert grant.allows_target("localhost", 22) in (True, False)
         assert grant.max_streams is None or grant.max_streams > 0
-        assert grant.targets is None or all(0 < port < 65536 for _, port in grant.targets)
+        for spots in (grant.targets, grant.places):  # port 0: any, or the path of a unix socket
+            assert spots is None or all(0 <= port < 65536 for _, port in spots)

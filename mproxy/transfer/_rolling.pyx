@@ -228,7 +228,7 @@ cdef class Sketch:
         first."""
         cdef uint32_t strong = 0
         cdef bint hashed = False
-        cdef int looks = 0
+        cdef uint32_t looks = 0
         if likely >= 0 and self.weak[likely] == weak:
             strong, hashed = <uint32_t>siphash13(self.key, window, self.block_bytes), True
             if self.strong[likely] == strong:
