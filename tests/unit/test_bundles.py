@@ -19,6 +19,7 @@ from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.source_queue import Search, SourceQueue
 from mproxy.transfer.tree import leaf, root
 from mproxy.transfer.walk import Walk, find_sources
+from tests.unit.descriptors import open_descriptors
 from tests.unit.test_receiver import Link, Threads, World
 from tests.unit.test_search import Soon
 
@@ -503,7 +504,7 @@ def test_files_are_read_as_they_are_or_not_at_all(tmp_path):
 def test_files_are_made_whole_or_not_at_all(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     (tmp_path / "there").write_bytes(b"x")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     data = b"123456789a"
     wanted = [(fd, b"%d" % number, number % 5, 5, 0o604, -1, hash_of(data[number % 5:number % 5 + 5]))
               for number in range(200)]
@@ -512,7 +513,7 @@ def test_files_are_made_whole_or_not_at_all(tmp_path):
     assert make_files(data, [*wanted, *others]) == [*[0] * 200, errno.EEXIST, errno.ENOENT, errno.EBADMSG]
     assert (tmp_path / "3").read_bytes() == b"45678" and (tmp_path / "3").stat().st_mtime_ns == -1
     assert (tmp_path / "there").read_bytes() == b"x"
-    assert len(os.listdir("/proc/self/fd")) == before and len(os.listdir(tmp_path)) == 201
+    assert open_descriptors() == before and len(os.listdir(tmp_path)) == 201
     with pytest.raises(ValueError, match="outside"):
         make_files(b"123", [(fd, b"f", 1, 3, 0, 0, bytes(32))])
     with pytest.raises(ValueError, match="outside"):

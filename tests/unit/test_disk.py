@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from mproxy.transfer import _disk
+from tests.unit.descriptors import open_descriptors
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_directories_on_the_way(directory, tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "link").symlink_to("b")
     (tmp_path / "a" / "f").write_bytes(b"")
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     for parts, where in ([b"a", b"b"], tmp_path / "a" / "b"), ([], tmp_path):
         fd = _disk.open_below(directory, parts)
         assert os.path.samestat(os.fstat(fd), where.stat())
@@ -50,7 +51,7 @@ def test_directories_on_the_way(directory, tmp_path):
         with pytest.raises(OSError) as caught:
             _disk.open_below(directory, parts)
         assert (caught.value.filename, caught.value.errno) == (parts[1], code)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_descriptors() == before
 
 
 def test_what_has_a_name(directory, file, tmp_path):

@@ -1,14 +1,11 @@
 """The pool of pipes: its limit, pipes that come back with bytes in them, and pipes that are closed."""
 
-import os
 
 from tests.drivers._relay import DrivenPipes
 
+from tests.unit.descriptors import open_descriptors
+
 NOW = 1_000_000
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_no_more_than_the_bound():
@@ -23,14 +20,14 @@ def test_no_more_than_the_bound():
 
 
 def test_a_pipe_with_bytes_in_it_is_never_lent_again():
-    before = descriptors()
+    before = open_descriptors()
     pool = DrivenPipes(2)
     pool.bring_back(pool.borrow(NOW), 1)
-    assert (pool.open, pool.kept, descriptors()) == (0, 0, before)
+    assert (pool.open, pool.kept, open_descriptors()) == (0, 0, before)
 
 
 def test_what_was_not_needed_since_the_last_trim_is_closed():
-    before = descriptors()
+    before = open_descriptors()
     pool = DrivenPipes(4)
     for pipe in [pool.borrow(NOW) for _ in range(4)]:
         pool.bring_back(pipe)
@@ -40,13 +37,13 @@ def test_what_was_not_needed_since_the_last_trim_is_closed():
     pool.trim_unused()
     assert pool.open == 1
     pool.trim_unused()
-    assert (pool.open, descriptors()) == (0, before)
+    assert (pool.open, open_descriptors()) == (0, before)
 
 
 def test_the_pool_ends_with_its_pipes():
-    before = descriptors()
+    before = open_descriptors()
     pool = DrivenPipes(3)
     for pipe in [pool.borrow(NOW) for _ in range(3)]:
         pool.bring_back(pipe)
     del pool
-    assert descriptors() == before
+    assert open_descriptors() == before

@@ -13,6 +13,7 @@ from mproxy.transfer.partial import Damaged, finish_together
 from mproxy.transfer.sender import _read_whole
 from mproxy.transfer.source_file import Changed, SourceFile
 from mproxy.transfer.workers import Kind, Together, tried
+from tests.unit.descriptors import open_descriptors
 
 DATA = b"some bytes"
 TIME_NS = 10**18 + 123_456_789
@@ -25,10 +26,6 @@ def announced(name, size=None, mode=0o640):
 def arrived(target, data=DATA, size=None):
     digest = tree.leaf(data, 0, True)
     return target, data, digest, End(0, len(data) if size is None else size, tree.root(digest))
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
 
 
 def part_of(directory, name):
@@ -48,7 +45,7 @@ def open_one(into, name=b"f", **options):
 @pytest.mark.parametrize("data", [b"", DATA, bytes(16384)], ids=["empty", "some", "most"])
 def test_the_ordinary_way(tmp_path, into, data):
     (tmp_path / "a" / "b").mkdir(parents=True)
-    before = descriptors()
+    before = open_descriptors()
     names = [b"f", b"a/g", b"a/b/h", b"a/i"]
     targets = into.open_together([announced(name, len(data)) for name in names])
     assert all(stat.S_IMODE(os.stat(part_of((tmp_path / os.fsdecode(name)).parent, os.path.basename(name))).st_mode)
@@ -61,7 +58,7 @@ def test_the_ordinary_way(tmp_path, into, data):
         assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_nlink) == (0o640, TIME_NS, 1)
     for target in targets:
         target.abandon()
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert sorted(os.listdir(tmp_path / "a")) == ["b", "g", "i"]
 
 
@@ -77,19 +74,19 @@ def test_a_file_that_cannot_begin_with_the_others(tmp_path, into, what):
         (tmp_path / "f").mkdir()
     elif what == "part":
         part_of(tmp_path, b"f").write_bytes(b"left behind")
-    listed, before = sorted(os.listdir(tmp_path)), descriptors()
+    listed, before = sorted(os.listdir(tmp_path)), open_descriptors()
     first, odd, last = into.open_together([announced(b"first"), announced(name), announced(b"last")])
     assert odd is None
     finish_together([arrived(first), arrived(last)])
     assert sorted(os.listdir(tmp_path)) == sorted([*listed, "first", "last"])
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def test_what_has_come_meanwhile_is_not_replaced(tmp_path, into):
-    target, before = open_one(into), descriptors()
+    target, before = open_one(into), open_descriptors()
     (tmp_path / "f").write_bytes(b"other")
     assert finish_together([arrived(target)]) == [None]
-    assert descriptors() == before  # the long way needs them
+    assert open_descriptors() == before  # the long way needs them
     assert target.write_block(0, DATA, tree.leaf(DATA, 0, True))
     with pytest.raises(FileExistsError):
         target.finish(len(DATA), tree.root(tree.leaf(DATA, 0, True)))
@@ -160,11 +157,11 @@ def test_the_umask_counts(tmp_path):
 
 
 def test_a_thousand_in_one_go_leave_no_descriptor_open(tmp_path, into):
-    before = descriptors()
+    before = open_descriptors()
     for start in range(0, 1000, 100):
         targets = into.open_together([announced(b"%d" % number) for number in range(start, start + 100)])
         finish_together([arrived(target) for target in targets])
-    assert (len(os.listdir(tmp_path)), descriptors()) == (1000, before)
+    assert (len(os.listdir(tmp_path)), open_descriptors()) == (1000, before)
 
 
 # ---- reading

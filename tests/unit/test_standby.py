@@ -14,6 +14,7 @@ from mproxy.io._loop import Loop
 from mproxy.programs import next_ssh, standby
 from mproxy.programs.connect import parse
 from mproxy.programs.next_ssh import NextSsh, standby_name
+from tests.unit.descriptors import open_descriptors
 
 DEADLINE_S = 30
 
@@ -105,7 +106,7 @@ def test_nonsense_costs_its_connection(place, nonsense, tmp_path, monkeypatch):
     if nonsense == "nothing":
         monkeypatch.setattr(standby, "PATIENCE_US", 50_000)
     host = Host()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     guest = reach(place)
     host.turn_until(lambda: is_readable(guest))
     guest.recv(1)
@@ -121,7 +122,7 @@ def test_nonsense_costs_its_connection(place, nonsense, tmp_path, monkeypatch):
     host.turn_until(lambda: is_readable(guest))
     guest.close()
     assert not host.added
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     guest = reach(place)
     host.turn_until(lambda: is_readable(guest))
     assert guest.recv(1) == standby.READY

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from mproxy.policy import via_start
+from tests.unit.descriptors import open_descriptors
 
 COMMAND = "echo early; echo errors >&2; cat"
 
@@ -37,12 +38,12 @@ def test_it_is_taken_once_and_by_who_asks_for_it():
 
 def test_who_is_not_asked_for_ends():
     """Goal: without its input; nothing of it stays open here."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     via_start.start_early("exec cat", False)
     (child,) = via_start._early.values()
     via_start.forget_early()
     assert os.waitpid(child.pid, 0)[1] == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     via_start.forget_early()
 
 
@@ -50,8 +51,8 @@ def test_what_cannot_be_started_is_said_when_it_is_needed(monkeypatch):
     def refuse(*_args, **_options):
         raise OSError(12, "no memory")
     monkeypatch.setattr(os, "posix_spawn", refuse)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     via_start.start_early(COMMAND, False)
     with pytest.raises(OSError, match="no memory"):
         via_start.start(COMMAND, False)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
