@@ -109,8 +109,8 @@ def test_dns(pair, lab, carrier):
     """A real name server, and a real client of it."""
     names = [f"--address=/{name}/{address}" for name, address in DNS_NAMES.items()]
     lab.server.start("dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null",
-                     "--bind-interfaces", "--listen-address=127.0.0.1", "--user=root", f"--port={DNS_PORT}",
-                     "--pid-file=", *names)
+                     "--bind-interfaces", "--listen-address=127.0.0.1", "--user=root", "--group=",
+                     f"--port={DNS_PORT}", "--pid-file=", *names)
     pair.start_sproxy("--allow", f"localhost:{DNS_PORT}")
     forward(pair, f"localhost:{DNS_PORT}", *carrier)
     for name, address in DNS_NAMES.items():

@@ -12,8 +12,11 @@ from traffic import read_exactly
 
 from mproxy.policy.keys import public_line
 from tests import keys
+from tests.root import real_root
 
 NOBODY = ["--authorized-keys-command-user", "nobody"]
+
+pytestmark = pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 
 
 @pytest.fixture
