@@ -197,7 +197,8 @@ def leave_link(Link link not None):
     if link.ended:
         return
     link.finish()
-    link.handler.on_filled(link)
+    if link.fill_least == 0:  # else it is called when that buffer has bytes
+        link.handler.on_filled(link)
     link.endpoint.loop.call_later(GOODBYE_US, partial(link.abort, int(EndCode.ABORTED), b""))
 
 

@@ -13,8 +13,16 @@ from capture import Capture, is_to
 from proxies import SPROXY, SPROXY_PORT, keep_key, state_dir
 from traffic import Traffic, read_exactly
 
+from mproxy.ground.config import CproxyConfig
+from mproxy.io._loop import Loop
+from mproxy.io._socket import Target
+from mproxy.io.bind import open_udp
 from mproxy.policy.keys import find_spki, public_line
 from mproxy.policy.race_dialer import HEAD_START_US
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
+from mproxy.transport.datagram_config import for_session
+from mproxy.transport.keying import SESSION_PURPOSE, Keying, KeyPair
+from mproxy.transport.observers import LinkHandler
 from tests import keys
 
 DATAGRAM = ["--carrier", "datagram"]
@@ -395,3 +403,39 @@ def test_when_udp_is_blocked_in_the_middle(pair):
     assert on_tcp(pair.cproxy.event("resumed"))
     going.goes_on(more=1000)
     going.finish()
+
+
+class Silent(LinkHandler):
+    """Agrees on keys, and says nothing."""
+
+    def __init__(self):
+        self.keying = Keying(KeyPair(keys.pem(4), "the key"), True, lambda _spki, _link: None, SESSION_PURPOSE)
+
+    def on_handshake(self, link, data):
+        self.keying.take(link, data)
+
+    def on_established(self, link):
+        link.probe()  # so that sproxy sees that we have them
+
+
+def test_who_says_nothing_costs_nobody_else(pair, joined):
+    """Goal: a stranger with keys of its own and no preamble is refused, and no worker dies of it."""
+    loop = Loop()
+
+    def look():
+        if pair.sproxy.events("refused"):
+            loop.stop()
+        else:
+            loop.call_later(50_000, look)
+    with pair.lab.client.inside(), open_udp(None, 0) as sock:
+        endpoint = DatagramEndpoint(loop, sock.fileno(), for_session(CproxyConfig().session, 1500))
+        endpoint.connect(Target("sproxy", [(socket.AF_INET, (pair.lab.server_address, SPROXY_PORT))]), Silent())
+        late = loop.call_later(30_000_000, loop.stop)
+        look()
+        loop.run()
+        late.cancel()
+        endpoint.close()
+    assert "no preamble within" in pair.sproxy.event("refused")["why"]
+    joined.sendall(b"still here")
+    assert read_exactly(joined, 10) == b"still here"
+    assert not pair.sproxy.events("internal-error") and not pair.sproxy.events("worker-died")
