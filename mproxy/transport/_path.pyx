@@ -55,8 +55,9 @@ cdef class Path:
     cdef void may_have_moved(self) noexcept:
         """This host's network has changed: the peer is to see where we are, and watchers not that it is us."""
         self.show_due = True
-        self.ids.advance()
-        self.address_as(self.ids.turn)
+        if self.channel.in_packets > 0:  # before that it may not have the keys, and know no other id
+            self.ids.advance()
+            self.address_as(self.ids.turn)
 
     cdef void note_source(self, const PeerAddress *source, uint32_t length) noexcept:
         """The authentic new packet that the channel took last came from `source`."""

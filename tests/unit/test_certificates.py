@@ -240,7 +240,8 @@ def test_ssh_keys_that_are_none():
         assert parse_ssh_key(text) is None
 
 
-def test_a_session_goes_on_until_its_ca_is_removed(tmp_path):
+def test_a_session_goes_on_until_its_ca_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # what is above it is not looked at
     path = tmp_path / "authorized_keys"
     path.write_text(LINE)
     path.chmod(0o600)
