@@ -109,21 +109,22 @@ def test_an_outage_is_seen_and_its_gap_stays(visit, pair, served):
     page = visit()
     expect(rows(page).first).to_contain_text("connected")
     open_detail(page)
+    state = page.locator("#detail-state")
+    expect(state).to_have_text(re.compile(r"^connected for ([2-9]|\d\d+)s"))  # long enough to be seen in the chart
     pair.lab.wifi.cut()
     expect(rows(page).first).to_contain_text("away")
     expect(page).to_have_title("(1 away) mproxy")
-    state = page.locator("#detail-state")
     expect(state).to_have_text(re.compile(r"^away for \d+s: .+"))
     expect(page.locator("#outages tbody tr")).to_contain_text("so far")
     outage(2)
     pair.lab.wifi.mend()
     expect(rows(page).first).to_contain_text("connected")
-    expect(page.locator("#detail-state")).to_have_text(re.compile("^connected for"))
+    expect(state).to_have_text(re.compile("^connected for"))
     cells = page.locator("#outages tbody tr td").all_inner_texts()
     assert len(cells) == 3 and cells[2]
     assert 2 <= float(re.fullmatch(r"(\d+\.\d) s", cells[1])[1]) < 30
-    assert page.locator("#timeline-chart rect.down").count() == 1
-    assert page.locator("#timeline-chart rect.up").count() == 2
+    expect(page.locator("#timeline-chart rect.down")).to_have_count(1)
+    expect(page.locator("#timeline-chart rect.up")).to_have_count(2)
     assert page.locator("#timeline-chart rect.down title").text_content() == cells[2]
 
 
