@@ -40,6 +40,7 @@ HAPROXY_TLS = "haproxy tls"
 SSH = "ssh -L"
 PLAIN_SSH = "ssh"
 MPROXY_SSH = "mproxy ssh"
+MOSH = "mosh"  # keys alone: it carries a terminal, no connections
 # Of transfers, started by harness.transfer.
 MPROXY_CUBIC = "mproxy --congestion cubic"
 MPROXY_GBN = "mproxy --recovery gbn"
@@ -230,6 +231,7 @@ TABLE: dict[str, Contender] = {
         Contender(SSH, ssh_pair, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
         Contender(PLAIN_SSH, no_proxy, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
         Contender(MPROXY_SSH, no_proxy, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
+        Contender(MOSH, no_proxy, ("mosh-server", "mosh-client")),
         Contender(MPROXY_CUBIC, no_proxy),
         Contender(MPROXY_GBN, no_proxy),
         Contender(SRT, no_proxy, ("srt-file-transmit",)),

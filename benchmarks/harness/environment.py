@@ -21,6 +21,7 @@ VERSION_COMMANDS = {
     "wrk": ["wrk", "-v"],
     "iperf3": ["iperf3", "--version"],
     "srt": ["srt-file-transmit", "-version"],
+    "mosh": ["mosh-server", "--version"],
     "rsync": ["rsync", "--version"],
     "kcptun": ["dpkg-query", "-W", "-f", "${Version}", "kcptun"],
     "aioquic": [sys.executable, "-c", "import aioquic; print(aioquic.__version__)"],

@@ -7,7 +7,7 @@ Method: two namespaces with a bad path between them (harness/tun_path.py).
   new one is added, then the old one is taken away), and what was under way to it is lost. The figure is the longest
   time between two bytes at the client, in round trips.
 * Key stroke: 60 ms, 5 % of all packets lost in each direction, 50 Mbit/s. A byte is sent, its echo awaited, and 10 ms
-  later the next one sent, while another stream copies. In round trips of the path.
+  later the next one sent, while another stream copies (with mosh nothing does). In round trips of the path.
 * Bulk: 100 ms, 2 % lost in each direction, 50 Mbit/s; share of the rate that one stream's bytes reach, after 4 s.
 * UDP blocked: time from an application's connection to its first byte, each time with a new cproxy.
 * Idle: bytes on the wire in both directions while nothing moves, as MB a day; TLS and UDP with --idle-heartbeat 25s.
@@ -25,9 +25,11 @@ from functools import partial
 
 from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
-from harness.contenders import MPROXY_AUTO, MPROXY_DATAGRAM, MPROXY_TLS, MPROXY_TLS_BBR, SSH, TABLE
+from harness.contenders import MOSH, MPROXY_AUTO, MPROXY_DATAGRAM, MPROXY_TLS, MPROXY_TLS_BBR, SSH, TABLE
 from harness.places import LOOPBACK, free_port, run
 from harness.tun_path import DEVICE, BadPath, TunHosts
+
+from workloads import mosh
 
 ROAM, KEYS, BULK = "roam, 200 ms", "key stroke beside a copy, 60 ms, 5 % loss", "bulk, 100 ms, 2 % loss, 50 Mbit/s"
 BLOCKED, IDLE = "first byte where UDP is blocked", "idle, heartbeat 25 s"
@@ -42,7 +44,9 @@ def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
     # name, path, who, what is measured
     rows = (
         (ROAM, BadPath(0.1), (MPROXY_DATAGRAM, MPROXY_TLS), measure_roam, bench.plan.pick(7, 3)),
+        (ROAM, BadPath(0.1), (MOSH,), measure_mosh_roam, bench.plan.pick(7, 3)),
         (KEYS, BadPath(0.03, 0.05, RATE), (MPROXY_DATAGRAM, MPROXY_TLS, SSH), measure_keys, bench.plan.pick(3, 1)),
+        (KEYS, BadPath(0.03, 0.05, RATE), (MOSH,), measure_mosh_keys, bench.plan.pick(3, 1)),
         (BULK, BadPath(0.05, 0.02, RATE), (MPROXY_DATAGRAM, MPROXY_TLS, MPROXY_TLS_BBR, SSH), measure_bulk,
          bench.plan.pick(3, 1)),
         (BLOCKED, BadPath(0.01), (MPROXY_AUTO, MPROXY_TLS), measure_blocked, bench.plan.pick(5, 2)),
@@ -125,13 +129,23 @@ def measure_roam(bench: Bench, name: str, path: BadPath) -> dict[str, float]:
         joined.start()
         watcher = joined.worker(gap_watcher)
         watcher.ask(2.0)
-        hosts = joined.hosts
-        watcher.control.send((4.0,))
-        time.sleep(0.5)
-        run("ip", "netns", "exec", hosts.a, "sh", "-c",
-            f"ip addr add {hosts.subnet}.77/24 dev {DEVICE} && ip addr del {hosts.address_a}/24 dev {DEVICE}"
-            f" && ip addr replace {hosts.subnet}.77/24 dev {DEVICE}")
-        return {SILENCE: watcher.answer() / (2 * path.one_way_s)}
+        return {SILENCE: _silence_of_a_roam(joined.hosts, watcher) / (2 * path.one_way_s)}
+
+
+def measure_mosh_roam(_bench: Bench, _name: str, path: BadPath) -> dict[str, float]:
+    with mosh.mosh_across(path, mosh.TICKS, mosh.gap_watcher) as (hosts, watcher):
+        watcher.ask(2.0)
+        return {SILENCE: _silence_of_a_roam(hosts, watcher) / (2 * path.one_way_s)}
+
+
+def _silence_of_a_roam(hosts: TunHosts, watcher: load.Worker) -> float:
+    """Seconds; the address of host a changes at once."""
+    watcher.control.send((4.0,))
+    time.sleep(0.5)
+    run("ip", "netns", "exec", hosts.a, "sh", "-c",
+        f"ip addr add {hosts.subnet}.77/24 dev {DEVICE} && ip addr del {hosts.address_a}/24 dev {DEVICE}"
+        f" && ip addr replace {hosts.subnet}.77/24 dev {DEVICE}")
+    return watcher.answer()
 
 
 # ---- keys and bulk
@@ -145,11 +159,20 @@ def measure_keys(bench: Bench, name: str, path: BadPath) -> dict[str, float]:
         before, begun = joined.server.counters[0], time.monotonic()
         times = sorted(typist.ask(1, bench.plan.pick(20.0, 10.0), 0.01, timeout_s=90.0))
         rate = (joined.server.counters[0] - before) * 8 / (time.monotonic() - begun) / 1e6
+    return {**_key_figures(times, path), "copy Mbit/s": rate}
+
+
+def measure_mosh_keys(bench: Bench, _name: str, path: BadPath) -> dict[str, float]:
+    with mosh.mosh_across(path, mosh.ECHO, mosh.typist) as (_hosts, typist):
+        return _key_figures(sorted(typist.ask(bench.plan.pick(20.0, 10.0), 0.01, timeout_s=90.0)), path)
+
+
+def _key_figures(times: list[int], path: BadPath) -> dict[str, float]:
+    """`times`: sorted, in ns."""
     if not times:
         raise MeasureError("no key stroke came back")
     trip_ns = 2 * path.one_way_s * 1e9
-    return {P50: load.percentile(times, 0.5) / trip_ns, P99: load.percentile(times, 0.99) / trip_ns,
-            "copy Mbit/s": rate}
+    return {P50: load.percentile(times, 0.5) / trip_ns, P99: load.percentile(times, 0.99) / trip_ns}
 
 
 def measure_bulk(bench: Bench, name: str, path: BadPath) -> dict[str, float]:
@@ -187,7 +210,7 @@ def measure_idle(bench: Bench, name: str, path: BadPath) -> dict[str, float]:
         return {DAILY: (joined.hosts.carried_bytes() - before) / seconds * DAY_SECONDS / 1e6}
 
 
-_CONTENDERS = MPROXY_DATAGRAM, MPROXY_TLS, MPROXY_TLS_BBR, MPROXY_AUTO, SSH
+_CONTENDERS = MPROXY_DATAGRAM, MPROXY_TLS, MPROXY_TLS_BBR, MPROXY_AUTO, SSH, MOSH
 
 WORKLOAD = Workload("bad-path", "Paths that are long, lose packets, change, or let no UDP pass", cases, _CONTENDERS,
                     _CONTENDERS, needs_root=True, peer=MPROXY_TLS)
