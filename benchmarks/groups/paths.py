@@ -18,7 +18,7 @@ GROUP = WorkloadGroup(
     "Hard paths",
     (black_hole.WORKLOAD, bad_path.WORKLOAD, CARRIERS_BULK),
     (
-        *(absolute(row, black_hole.METRIC, 10, 4, ours=MPROXY_TLS) for row in black_hole.ROWS),
+        *(absolute(row, black_hole.METRIC, 10, 4, ours=ours) for row in black_hole.ROWS for ours in CARRIERS),
         absolute(bad_path.ROAM, bad_path.SILENCE, 1.6, 1.2, ours=MPROXY_DATAGRAM),
         absolute(bad_path.KEYS, bad_path.P50, 1.15, ours=MPROXY_DATAGRAM),
         at_most(bad_path.KEYS, bad_path.P99, 0.5, None, MPROXY_TLS, ours=MPROXY_DATAGRAM),

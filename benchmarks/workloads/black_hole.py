@@ -18,7 +18,7 @@ from functools import partial
 from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
 from harness.chain import Chain, Hop
-from harness.contenders import MPROXY, MPROXY_TLS, SSH, TABLE
+from harness.contenders import MPROXY, MPROXY_DATAGRAM, MPROXY_TLS, SSH, TABLE
 from harness.places import LOOPBACK, free_port, run
 from harness.three_hosts import ThreeHosts
 
@@ -82,7 +82,7 @@ def set_mtu(hosts: ThreeHosts, device: str, mtu: int) -> None:
         run("ip", "-n", hosts.relay, "link", "set", port, "mtu", str(mtu if port == device else 1500))
 
 
-_CONTENDERS = MPROXY, MPROXY_TLS, SSH
+_CONTENDERS = MPROXY, MPROXY_TLS, MPROXY_DATAGRAM, SSH
 
-WORKLOAD = Workload("black-hole", "A path begins to swallow full packets", cases, _CONTENDERS, _CONTENDERS[:2],
+WORKLOAD = Workload("black-hole", "A path begins to swallow full packets", cases, _CONTENDERS, _CONTENDERS[:3],
                     needs_root=True, peer=SSH)
