@@ -172,7 +172,7 @@ $(VENV)/bench-packages: pyproject.toml $(VENV)/build-packages
 
 # Forced when this mode was not the one built last, for what lies in place is then of the other mode, and when setup.py
 # is another one: its flags hold for all modules.
-$(BUILT): $(SOURCES) mproxy/programs/quick_start.c setup.py $(VENV)/build-packages
+$(BUILT): $(SOURCES) $(wildcard mproxy/programs/quick*.[ch]) setup.py $(VENV)/build-packages
 	@mkdir -p build/$(MODE)
 	@echo "building the extension modules (all of them: one to three minutes; what the compiler says: build/$(MODE)/log)"
 	@$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) $(RUN) setup.py --quiet build_ext --inplace \

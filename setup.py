@@ -111,8 +111,9 @@ def extensions():
 
 PROGRESS_LOCK = threading.Lock()
 
-# The one program that is no Python: it starts `mproxy ssh` and `mproxy connect`.
-QUICK_START = Path("mproxy/programs/quick_start.c")
+# The one program that is no Python: it starts `mproxy ssh`, `mproxy connect` and `mproxy copy`.
+QUICK_START = Path("mproxy/programs/quick-start")
+QUICK_SOURCES = [QUICK_START.with_name(name) for name in ("quick_start.c", "quick_login.c", "quick_copy.c", "quick.h")]
 
 
 class BuildExtensions(build_ext):
@@ -122,11 +123,11 @@ class BuildExtensions(build_ext):
         """Build all modules, and the program."""
         super().run()
         place = Path() if self.inplace else Path(self.build_lib)
-        build_program(self.compiler, QUICK_START, place / QUICK_START.parent / "quick-start", self.force)
+        build_program(self.compiler, QUICK_SOURCES, place / QUICK_START, self.force)
 
     def get_outputs(self):
         """The program, too."""
-        return [*super().get_outputs(), str(Path(self.build_lib, QUICK_START.parent, "quick-start"))]
+        return [*super().get_outputs(), str(Path(self.build_lib, QUICK_START))]
 
     def build_extension(self, extension):
         """Build one module, and split it."""
@@ -141,12 +142,13 @@ class BuildExtensions(build_ext):
             keep_symbols_apart(Path(self.get_ext_fullpath(extension.name)), extension.name)
 
 
-def build_program(compiler, source, program, force):
-    """Build a program of one C file, if it is not up to date. Without sanitizers: it frees nothing on purpose."""
-    if not force and program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
+def build_program(compiler, sources, program, force):
+    """Build a program of C files, if it is not up to date. Without sanitizers: it frees nothing on purpose."""
+    if not force and program.exists() and program.stat().st_mtime >= max(path.stat().st_mtime for path in sources):
         return
     flags = [flag for flag in FLAGS if not flag.startswith(("-fsanitize", "-fno-sanitize"))]
-    objects = compiler.compile([str(source)], output_dir=BUILD, extra_postargs=[*flags, "-fPIE"])
+    objects = compiler.compile([str(path) for path in sources if path.suffix == ".c"], output_dir=BUILD,
+                               extra_postargs=[*flags, "-fPIE"])
     program.parent.mkdir(parents=True, exist_ok=True)
     compiler.link_executable(objects, str(program), extra_postargs=[
         "-pie", *(flag for flag in LINK_FLAGS if not flag.startswith("-fsanitize"))])

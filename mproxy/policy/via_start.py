@@ -10,6 +10,13 @@ import os
 import signal
 import socket
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+# In the environment, of programs/quick_start.c: process, socket and standard error of a child of ours.
+BEGUN = "MPROXY_BEGUN"
+
 UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
 
 
@@ -51,6 +58,22 @@ class ViaChild:
             theirs.close()
             os.close(errors)
 
+    @classmethod
+    def begun(cls, pid: int, sock: int, errors: int) -> Self:
+        """One whose parent we are although we have not started it; `errors` is -1 if it has the terminal."""
+        child = cls.__new__(cls)
+        child.pid, child.has_terminal = pid, errors < 0
+        child.sock = socket.socket(fileno=sock)
+        child.sock.setblocking(False)
+        child.errors = errors
+        if errors < 0:
+            child.errors, writer = os.pipe2(os.O_CLOEXEC)
+            os.close(writer)
+        os.set_blocking(child.errors, False)
+        for fd in (sock, child.errors):
+            os.set_inheritable(fd, False)
+        return child
+
 
 # Those that were started before who needs them was there, by their commands.
 _early: dict[str, ViaChild] = {}
@@ -62,6 +85,15 @@ def start_early(command: str, has_terminal: bool) -> None:
         _early[command] = ViaChild(command, has_terminal)
     except OSError:
         pass  # `start` will say so
+
+
+def take_over_early(command: str) -> bool:
+    """Whether quick-start, in whose place we are, has started the command for the `start` that will ask for it."""
+    words = os.environ.pop(BEGUN, "").split()
+    if len(words) != 3:
+        return False
+    _early[command] = ViaChild.begun(*map(int, words))
+    return True
 
 
 def start(command: str, has_terminal: bool) -> ViaChild:

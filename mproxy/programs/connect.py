@@ -14,7 +14,7 @@ from mproxy.ground.config import LOG_LEVELS, CproxyConfig, SessionConfig, defaul
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_command, parse_duration, parse_host, parse_name, parse_port, via_host
 from mproxy.policy.host_record import HostRecord
-from mproxy.policy.via_start import forget_early, owns_terminal, start_early
+from mproxy.policy.via_start import forget_early, owns_terminal, start_early, take_over_early
 from mproxy.programs.next_ssh import standby_name
 from mproxy.programs.own_command import is_plain, shell_words
 from mproxy.programs.standby_guest import use_standby
@@ -52,8 +52,9 @@ def _run(argv: list[str]) -> int:
     if argv and use_standby(standby_name(argv)):
         return 0
     config = parse(argv)
-    if HostRecord(config.state_dir, config.name or "").is_reached_by_ssh:
-        start_early(config.via or "", owns_terminal())  # what follows takes a while, in which it can log in
+    via = config.via or ""
+    if not take_over_early(via) and HostRecord(config.state_dir, config.name or "").is_reached_by_ssh:
+        start_early(via, owns_terminal())  # what follows takes a while, in which it can log in
     from mproxy.programs.cproxy import make_program
     from mproxy.service.run import run_program
     try:

@@ -16,6 +16,7 @@ import threading
 
 from mproxy.ground.errors import MproxyError
 from mproxy.policy.via_command import ViaCommand
+from mproxy.programs.copy_begun import SECRET_BYTES
 from mproxy.programs.copy_options import PROGRAM, RECEIVERS, SENDERS, CopyConfig
 from mproxy.programs.copy_places import asked_for, find_landing, make_directory_of, without_dots
 from mproxy.programs.copy_ssh import NOT_FOUND, ssh_command
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop, Watch
+    from mproxy.programs.copy_begun import Begun
     from mproxy.programs.copy_places import Landing
     from mproxy.programs.deleting import Deleting
     from mproxy.programs.early_search import EarlySearch
@@ -53,12 +55,12 @@ KILL_AFTER_S = 1.0
 READ_BYTES = 1 << 16
 
 
-def copy(config: CopyConfig) -> int:
-    """`mproxy copy` on the host where it was called; the exit status."""
+def copy(config: CopyConfig, begun: Begun | None = None) -> int:
+    """`mproxy copy` on the host where it was called; the exit status. `begun`: ssh runs, and was asked."""
     started: list[Copy] = []
 
     def make(config: CopyConfig, log: Log, loop: Loop) -> Copy:
-        started.append(Copy(config, log, loop))
+        started.append(Copy(config, log, loop, begun))
         return started[0]
 
     try:
@@ -71,7 +73,7 @@ def copy(config: CopyConfig) -> int:
 class Copy(Program):
     """`mproxy copy`, on the host where it was called."""
 
-    def __init__(self, config: CopyConfig, log: Log, loop: Loop) -> None:
+    def __init__(self, config: CopyConfig, log: Log, loop: Loop, begun: Begun | None = None) -> None:
         self._config, self._log, self._loop = config, log, loop
         self._status: int | None = None  # as long as no transfer has one
         self._transfer: Send | Recv | None = None
@@ -81,7 +83,9 @@ class Copy(Program):
         self._pipe: PacketPipe | None = None
         self._progress: Progress | None = None
         self._search: EarlySearch | None = None
-        self._secret = os.urandom(32)
+        self._begun = begun
+        self._heard = begun.heard if begun is not None else b""  # and not looked at
+        self._secret = begun.secret if begun is not None else os.urandom(SECRET_BYTES)
         self._left_out = 0
         self._deleting: Deleting | None = None  # of what is copied here
         self._landing: Landing | None = None  # of what is copied here
@@ -118,12 +122,15 @@ class Copy(Program):
         if config.pushes and "-" not in config.paths:
             from mproxy.programs.early_search import EarlySearch
             self._search = EarlySearch(self._loop, self._settings(SENDERS, ("", 0)), config.paths)
-        with contextlib.suppress(OSError):  # it has ended already, and will be asked why
-            self._ssh.sock.send(request)
+        if self._begun is None:
+            with contextlib.suppress(OSError):  # it has ended already, and will be asked why
+                self._ssh.sock.send(request)
         self._watch = self._loop.watch(self._ssh.sock.fileno(), self._on_answer)
         self._resolving.start()
         # Meanwhile import what will be needed.
         from mproxy.programs import recv, send  # noqa: F401
+        if self._heard:
+            self._read_answer()
 
     # ---- what is asked
 
@@ -156,7 +163,7 @@ class Copy(Program):
         assert self._ssh is not None
         while self._reader.answer is None and self._watch is not None:
             try:
-                data = self._ssh.sock.recv(READ_BYTES)
+                data, self._heard = self._heard or self._ssh.sock.recv(READ_BYTES), b""
                 is_there = bool(data) and self._reader.take(data)
             except BlockingIOError:
                 return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from mproxy.ground.errors import MproxyError
-from mproxy.policy.via_start import forget_early, start_early
+from mproxy.policy.via_start import forget_early, start_early, take_over_early
+from mproxy.programs.copy_begun import take_begun
 from mproxy.programs.copy_options import PROGRAM, CopyConfig, parse_copy
 from mproxy.programs.copy_places import find_landing
 from mproxy.programs.copy_ssh import ssh_command
@@ -18,12 +19,13 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    begun = take_begun()
     config = parse_copy(argv)
-    if needs_ssh(config):
+    if not take_over_early(ssh_command(config)) and needs_ssh(config):
         start_early(ssh_command(config), True)
     try:
         from mproxy.programs.copy_here import copy
-        return copy(config)
+        return copy(config, begun)
     finally:
         forget_early()
 

@@ -11,6 +11,7 @@ import os
 
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.io.stdio import open_stdio
+from mproxy.programs.copy_begun import take_asked
 from mproxy.programs.copy_places import at_home, find_landing, find_paths, make_directory_of, without_dots
 from mproxy.programs.copy_words import MOST_REQUEST_BYTES, VERSION, pack_answer
 from mproxy.programs.packet_pipe import PacketPipe
@@ -80,7 +81,7 @@ def main() -> int:
 
 def _read_line() -> bytes:
     """What is asked."""
-    line = b""
+    line = take_asked()
     while not line.endswith(b"\n"):
         data = os.read(0, 65536)
         if not data or len(line) > MOST_REQUEST_BYTES:

@@ -45,12 +45,12 @@ from mproxy.programs.start import {name}
 sys.exit({name}())
 """
 
-# For ssh and connect everybody waits, so these have a start without Python, where it was built.
+# For ssh, connect and copy everybody waits, so these have a start without Python, where it was built.
 QUICK = "mproxy/programs/quick-start"
 QUICK_LAUNCHER = """\
 #!/bin/sh
 ''':'
-case $1 in ssh|connect) [ -x {quick} ] && exec {quick} {python} "$0" "$@";; esac
+case $1 in ssh|connect|copy) [ -x {quick} ] && exec {quick} {python} "$0" "$@";; esac
 exec {command} -IS "$0" "$@"
 '''
 {author}

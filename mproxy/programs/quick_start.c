@@ -1,14 +1,13 @@
-/* Starts `mproxy ssh` and `mproxy connect`, for which everybody waits who calls ssh: without Python where there is
- * nothing to be found out, and by Python otherwise.
+/* Starts `mproxy ssh`, `mproxy connect` and `mproxy copy`, for which everybody waits who calls ssh or copies a file:
+ * without Python where there is nothing to be found out, and by Python otherwise.
  *
- *     quick-start PYTHON MPROXY ssh|connect WORDS...
+ *     quick-start PYTHON MPROXY ssh|connect|copy WORDS...
  *
  * `ssh` becomes ssh, with the command line that mproxy.programs.ssh composes; a test compares the two. `connect` hands
  * its standard input, output and error to a `mproxy connect` of the same words whose ssh has ended and whose session
- * waits for the next one (mproxy.programs.standby). Whatever else there is, and whatever goes wrong before anything was
- * done, is for PYTHON -IS MPROXY; where PYTHON is a hyphen, for MPROXY itself.
- *
- * What is allocated is never freed: the process becomes another one.
+ * waits for the next one (mproxy.programs.standby), or begins to log in (quick_login.c). `copy` copies a small file
+ * (quick_copy.c). Whatever else there is, and whatever goes wrong before anything was done, is for PYTHON -IS MPROXY;
+ * where PYTHON is a hyphen, for MPROXY itself.
  */
 
 #define _GNU_SOURCE
@@ -26,6 +25,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "quick.h"
+
 /* The same as in programs/ssh.py. */
 #define VALUE_OPTIONS "BbcDEeFIiJLlmOoPpQRSWw"
 #define SHARED "46BbcFIiJmo"
@@ -42,17 +43,7 @@ static const char *const NOT_SHARED[] = {
 /* How long to wait for the answer of one that waits: it has nothing else to do. */
 #define PATIENCE_MS 300
 
-struct words {
-    char **word;
-    int count;
-};
-
-struct text {
-    char *at;
-    size_t used, room;
-};
-
-static void *allocate(void *old, size_t bytes)
+void *allocate(void *old, size_t bytes)
 {
     void *found = realloc(old, bytes);
     if (found == NULL)
@@ -60,7 +51,7 @@ static void *allocate(void *old, size_t bytes)
     return found;
 }
 
-static void add_bytes(struct text *text, const char *bytes, size_t count)
+void add_bytes(struct text *text, const char *bytes, size_t count)
 {
     if (text->used + count + 1 > text->room) {
         text->room = 2 * (text->used + count + 1);
@@ -71,20 +62,19 @@ static void add_bytes(struct text *text, const char *bytes, size_t count)
     text->at[text->used] = 0;
 }
 
-static void add(struct text *text, const char *bytes)
+void add(struct text *text, const char *bytes)
 {
     add_bytes(text, bytes, strlen(bytes));
 }
 
-static void add_word(struct words *words, char *word)
+void add_word(struct words *words, char *word)
 {
     words->word = allocate(words->word, (words->count + 2) * sizeof(char *));
     words->word[words->count++] = word;
     words->word[words->count] = NULL;
 }
 
-/* As shlex.quote. */
-static void add_quoted(struct text *text, const char *word)
+void add_quoted(struct text *text, const char *word)
 {
     static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./-_";
     if (*word && strspn(word, plain) == strlen(word)) {
@@ -101,7 +91,7 @@ static void add_quoted(struct text *text, const char *word)
     add(text, "'");
 }
 
-static char *join(const struct words *words)
+char *join(const struct words *words)
 {
     struct text text = {0};
     for (int i = 0; i < words->count; i++) {
@@ -110,6 +100,19 @@ static char *join(const struct words *words)
         add_quoted(&text, words->word[i]);
     }
     return text.at;
+}
+
+int is_made_of(const char *text, size_t length, const char *accepted)
+{
+    return length && strspn(text, accepted) >= length;
+}
+
+int tell_begun(pid_t pid, int sock, int errors)
+{
+    char value[64];
+    snprintf(value, sizeof value, "%ld %d %d", (long)pid, sock, errors);
+    return !fcntl(sock, F_SETFD, 0) && (errors < 0 || !fcntl(errors, F_SETFD, 0)) &&
+           !setenv("MPROXY_BEGUN", value, 1);
 }
 
 /* ---- ssh */
@@ -349,13 +352,20 @@ int main(int count, char **word)
     sigset_t none, blocked;
     if (count < 4)
         return 70;
+    unsetenv("MPROXY_BEGUN");
     sigemptyset(&none);
     signal(SIGCHLD, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (!strcmp(word[3], "ssh"))
         become_ssh(word[2], word + 4);
-    else if (!strcmp(word[3], "connect"))
+    else if (!strcmp(word[3], "connect")) {
         use_standby(word + 4);
+        begin_login(word + 4);
+    }
+    else if (!strcmp(word[3], "copy") && count == 5 && !strcmp(word[4], "--other-end"))
+        take_small();
+    else if (!strcmp(word[3], "copy"))
+        copy_small(word + 4);
     if (!strcmp(word[1], "-")) {
         execv(word[2], word + 2);
         fprintf(stderr, "mproxy: cannot run %s: %s\n", word[2], strerror(errno));
