@@ -55,6 +55,9 @@ cdef class Carrier:
             self.over = True
             self.why = why
 
+    def seek(self):
+        """The peer is in doubt: ask again and again until it is heard. Nothing, where the system repeats by itself."""
+
     def addresses(self):
         """(local, peer) sockaddr tuples; None: there are none, or it is no longer connected."""
         return None

@@ -18,6 +18,8 @@ from mproxy.transport._datagram_endpoint cimport Link
 
 cdef enum:
     GOODBYE_US = 10000000  # how long last words are repeated
+    SEEK_US = 1000000      # from one packet to the next for a peer in doubt: a path that is back is noticed within this
+    SEEKS = 120            # so often: after that an outage is old, and its dials are seldom, too
 
 
 cdef class LinkFrames(FrameParcels):
@@ -34,5 +36,7 @@ cdef class DatagramCarrier(Carrier):
     cdef int64_t keepalive_us     # the link's, but at rest
     cdef int64_t idle_us          # the link's, but at rest
     cdef int64_t interval_us      # of heartbeats, as told last
+    cdef int seeks_left           # so often the peer in doubt is still asked; 0: it is not
+    cdef int64_t sought_from      # since when it is in doubt
 
     cdef void wake_endpoint(self) noexcept

@@ -127,6 +127,25 @@ cdef class DatagramCarrier(Carrier):
         # Whoever brings packets may be at work in here.
         self.loop.soon.append(partial(_open.discard, self))
 
+    def seek(self):
+        if self.work == NULL:
+            return
+        if self.seeks_left == 0:
+            self.seeks_left = SEEKS
+            self.loop.call_later(SEEK_US, self.seek_on)
+        self.sought_from = self.loop.now_us
+
+    def seek_on(self):
+        """Ask again, unless the peer was heard; called by the loop."""
+        if self.work == NULL or self.link.ended or self.link.connection.received_at >= self.sought_from:
+            self.seeks_left = 0
+            return
+        self.seeks_left -= 1
+        self.link.connection.ask(self.loop.now_us)
+        self.link.wake()
+        if self.seeks_left > 0:
+            self.loop.call_later(SEEK_US, self.seek_on)
+
     # ---- told by the link, through Liveliness
 
     def peer_moved(self):

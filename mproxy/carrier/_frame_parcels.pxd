@@ -64,5 +64,5 @@ cdef class FrameParcels(Parcels):
     cdef void add_datagram(self, PlannedFrame *plan, Parcel *parcel) noexcept
     cdef void add_ordered(self, PlannedFrame *plan) noexcept
     cdef bint record(self, uint32_t stream, uint64_t seq, uint64_t end) noexcept
-    cdef void settle(self, uint64_t tag, bint lost) noexcept
+    cdef bint settle(self, uint64_t tag, bint lost) noexcept
     cdef void say_again(self, Stream *stream, const FrameRecord *entry) noexcept

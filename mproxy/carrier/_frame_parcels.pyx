@@ -220,16 +220,16 @@ cdef class FrameParcels(Parcels):
     cdef void acked(self, uint64_t tag) noexcept:
         self.settle(tag, False)
 
-    cdef void lost(self, uint64_t tag) noexcept:
-        self.settle(tag, True)
+    cdef bint lost(self, uint64_t tag) noexcept:
+        return self.settle(tag, True)
 
-    cdef void settle(self, uint64_t tag, bint lost) noexcept:
-        """It is known what became of a parcel, or assumed; the first to say so counts."""
+    cdef bint settle(self, uint64_t tag, bint lost) noexcept:
+        """It is known what became of a parcel, or assumed; the first to say so counts. False: it was known."""
         cdef FrameRecord *entry
         cdef Stream *stream
         cdef uint64_t number, behind
         if tag < self.oldest or self.session is None or self.records[tag & self.mask].settled:
-            return
+            return False
         behind = tag + self.records[tag & self.mask].more + 1
         for number in range(tag, behind):
             entry = &self.records[number & self.mask]
@@ -242,6 +242,7 @@ cdef class FrameParcels(Parcels):
                 self.say_again(stream, entry)
         while self.oldest < self.next and self.records[self.oldest & self.mask].settled:
             self.oldest += 1
+        return True
 
     cdef void say_again(self, Stream *stream, const FrameRecord *entry) noexcept:
         """The frame was lost. Its bytes are sent again, its ack as it is by now."""

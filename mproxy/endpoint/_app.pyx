@@ -135,11 +135,16 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     loop.free_later(app)
 
 
+cdef bint is_away(Session session) noexcept:
+    """There is no carrier, or none that works."""
+    return session.state == CarrierState.NO_CARRIER or session.life.dead
+
+
 cdef void app_vanished(App *app) noexcept:
     """The application's connection broke, and all that it had written was read."""
     cdef Session session = <Session>app.apps.session
     app.apps.vanished += 1
-    if session.state == CarrierState.NO_CARRIER:
+    if is_away(session):
         session.streams.discard(app.stream, ResetCode.WHILE_AWAY)
         app.apps.left_away(app.apps, app, True)
     else:
@@ -298,7 +303,7 @@ cdef size_t app_read(App *app) noexcept:
         elif n == 0 and not app.cut:
             app.read_ended = True
             streams.end(stream)
-            if session.state == CarrierState.NO_CARRIER:
+            if is_away(session):
                 app.apps.left_away(app.apps, app, False)
             if app.write_ended:
                 app_close(app, False)

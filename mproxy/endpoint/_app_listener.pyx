@@ -20,7 +20,7 @@ cdef void accepted(void *owner, int fd, sockaddr_storage *_address) noexcept:
 
 cdef void turn_over(void *owner) noexcept:
     cdef Endpoint endpoint = (<AppListener>owner).endpoint
-    if endpoint.carrier is None and endpoint.apps.all.count > 0:
+    if (endpoint.carrier is None or endpoint.forsaken) and endpoint.apps.all.count > 0:
         endpoint.tell(endpoint.observer.on_waiting, (endpoint,))
 
 

@@ -154,7 +154,7 @@ cdef class Endpoint:
         `written` to it. The descriptor is ours from now on."""
         self.accepted(fd, target, read, written)
         self.loop.schedule(&self.work)
-        if self.carrier is None:
+        if self.carrier is None or self.forsaken:
             self.tell(self.observer.on_waiting, (self,))
 
     def connect(self, uint32_t stream_id, Target target):
@@ -440,9 +440,9 @@ cdef class Endpoint:
             self.tell(self.observer.on_lost, (self, why))
 
     cdef void forsake(self, str why) noexcept:
-        """The carrier counts as lost. cproxy keeps it until another one works: the path may come back before. Nothing
-        is sent to keep it alive: the kernel repeats what is on its way."""
-        if self.session.is_server:
+        """The carrier counts as lost, and is kept until another one works: the path may come back before. Not at sproxy
+        over TCP: the kernel would repeat what is on its way more and more seldom, and a dial is quicker."""
+        if self.session.is_server and not self.carrier.pulls:
             self.carrier_failed(why)
             return
         self.forsaken = True

@@ -24,10 +24,10 @@ class EndpointObserver:
         """Small packets pass, full ones get lost: certainly, or perhaps."""
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
-        """The carrier is gone, or counts as lost: then cproxy keeps it until another one works."""
+        """The carrier is gone, or counts as lost: then it is kept until another one works (sproxy: over UDP)."""
 
     def on_revived(self, endpoint: Endpoint) -> None:
-        """cproxy: the carrier that counted as lost brings bytes again."""
+        """The carrier that counted as lost brings bytes again."""
 
     def on_moved(self, endpoint: Endpoint) -> None:
         """The peer has another address, or cproxy may have one (or its NAT has), and the carrier went on."""

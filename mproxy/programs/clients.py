@@ -102,6 +102,20 @@ class Client:
         if self.on_note is not None:
             self.on_note(self)
 
+    def begin_outage(self, why: str) -> None:
+        """Its carrier is gone, or counts as lost."""
+        self.lost_at = self.endpoint.session.received_at
+        self.outages.begin(self.lost_at, why)
+        self.note()
+
+    def end_outage(self, now: int, resent_bytes: int) -> int:
+        """A carrier works, the first, another, or the one that counted as lost; returns the microseconds since the last
+        byte before."""
+        lost_at, self.lost_at, self.resumed = self.lost_at, None, True
+        self.outages.end(now, resent_bytes, lost_at)
+        self.note()
+        return now - (lost_at or now)
+
     def set_end_timer(self, timer: Timer | None) -> None:
         """Have this timer, and not the former one, end the session."""
         if self.end_timer is not None:

@@ -28,10 +28,11 @@ from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.programs.access import DAY_US, LOOK_US, NEIGHBOURS_US, Access, check_same_key
+from mproxy.programs.client_log import ClientLog
 from mproxy.programs.client_record import understands
 from mproxy.programs.clients import MADE_ROOM, Client, Clients
-from mproxy.programs.common import Drain, advertised_address, log_killed, open_listeners, say_carrier, say_seconds
-from mproxy.programs.daemons import Daemons, loopback_of
+from mproxy.programs.common import Drain, advertised_address, log_killed, open_listeners
+from mproxy.programs.daemons import Daemons
 from mproxy.programs.datagram_targets import DatagramTargets
 from mproxy.programs.greeting import Reception, ReceptionHost
 from mproxy.programs.heirs import Heirs
@@ -111,6 +112,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             from mproxy.programs.crew import Crew
             self._crew = Crew(config.workers, most)
         self._clients = Clients(most) if self._crew is None else self._crew.clients
+        self._carriers = ClientLog(log, config.source_per_key)
         self._daemons = Daemons(config, log, loop, self._access, self._clients)
         self._places = ServedPlaces(log, loop, self._access, self._clients)
         self._datagrams = DatagramTargets(config, log, loop, self._access, self._clients, self._daemons)
@@ -397,32 +399,27 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def on_resumed(self, endpoint: Endpoint) -> None:
         client = self._clients.of(endpoint)
-        fields, session = say_carrier(endpoint, client.peer), endpoint.session
-        client.outages.end(self._loop.now(), session.streams.resend_bytes if client.resumed else 0, client.lost_at)
-        was_here, lost_at = client.resumed, client.lost_at
-        client.resumed, client.lost_at = True, None
-        client.note()
-        if not was_here:
-            if self._config.source_per_key:
-                fields["source"] = ".".join(map(str, loopback_of(client.spki)))
-            self._log.info("connected", session=client.name, **fields, **client.say_key())
-        else:
-            after = say_seconds(self._loop.now() - (lost_at or self._loop.now()))
-            self._log.info(
-                "resumed", session=client.name, after=after, resent=session.streams.resend_bytes,
-                streams=session.streams.open_count, epoch=session.epoch, **fields)
+        if client.resumed:
+            self._works_again(client, endpoint.session.streams.resend_bytes)
+            return
+        client.end_outage(self._loop.now(), 0)
+        self._carriers.connected(client)
+
+    def on_revived(self, endpoint: Endpoint) -> None:
+        client = self._clients.of(endpoint)
+        client.set_end_timer(None)
+        client.attached_at = self._loop.now()
+        self._works_again(client, 0)
+
+    def _works_again(self, client: Client, resent: int) -> None:
+        self._carriers.resumed(client, client.end_outage(self._loop.now(), resent), resent)
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
-        """The carrier is gone; the session waits for the next."""
+        """The carrier is gone, or silent; the session waits for the next."""
         client = self._clients.of(endpoint)
-        session = endpoint.session
-        client.lost_at = session.received_at
-        client.outages.begin(client.lost_at, why)
-        client.note()
+        client.begin_outage(why)
         self._reception.known_at(client.host)
-        self._log.warning(
-            "lost", session=client.name, peer=client.peer, why=why, streams=session.streams.open_count,
-            unacknowledged=session.streams.out_held)
+        self._carriers.lost(client, why)
         self._wait_for_carrier(client)
 
     def on_moved(self, endpoint: Endpoint) -> None:
@@ -431,7 +428,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         assert isinstance(carrier, DatagramCarrier)  # no other one moves
         client.host, client.peer = carrier.link.peer[0], say_address(carrier.link.peer)
         client.note()
-        self._log.info("moved", session=client.name, peer=client.peer)
+        self._carriers.moved(client)
         try:
             client.grant = self._access.grant_living(client.spki, client.host, client.certificate)
         except PeerError as refusal:

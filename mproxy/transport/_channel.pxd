@@ -82,6 +82,7 @@ cdef class Channel:
     cdef uint64_t came_to                # the id in its header
     cdef bint eliciting                  # it wants an ack
     cdef bint answered                   # it acknowledged something
+    cdef int64_t woken_at                # the last one after timeouts in vain at which something was repeated
     cdef bint challenged                 # it asks whether we are where it went: PATH_CHALLENGE
     cdef uint64_t challenge              # with these eight bytes
     cdef bint responded                  # it answers such a question: PATH_RESPONSE
@@ -115,6 +116,8 @@ cdef class Channel:
     cdef uint64_t say_again(self, uint64_t low, uint64_t high, uint32_t most, int64_t before) noexcept
     cdef void leave_path(self, uint64_t trial_from, int64_t now) noexcept
     cdef void hurry(self, int64_t now) noexcept
+    cdef void repeat_oldest(self, int64_t before) noexcept
+    cdef void woken(self, int64_t now) noexcept
     cdef dict statistics(self)
 
     # inner

@@ -289,10 +289,21 @@ cdef class Channel:
 
     cdef void hurry(self, int64_t now) noexcept:
         """The network is another one: send again at once what waits for its ack longer than a round trip."""
-        self.probes = max(self.probes, PROBES)
         self.recovery.tries = 0
-        self.say_again(self.recovery.sent.base, self.recovery.sent.next, PROBES * BASE_PACKET_BYTES,
-                       now - self.recovery.time_threshold())
+        self.repeat_oldest(now - self.recovery.time_threshold())
+
+    cdef void repeat_oldest(self, int64_t before) noexcept:
+        """Send again, in probes, the oldest of what was sent before that time and waits for its ack."""
+        self.probes = max(self.probes, PROBES)
+        self.say_again(self.recovery.sent.base, self.recovery.sent.next, PROBES * BASE_PACKET_BYTES, before)
+
+    cdef void woken(self, int64_t now) noexcept:
+        """The peer is heard after timeouts in vain: the path is back. Do not wait for the next one, and not for the
+        round trip that it takes to learn what was lost meanwhile."""
+        self.probes = max(self.probes, 1)
+        if now - self.woken_at > self.recovery.time_threshold():
+            self.woken_at = now
+            self.repeat_oldest(now)
 
     # ---- time
 

@@ -100,6 +100,7 @@ cdef class Connection:
     cdef int read_view(self, uint32_t most, iovec *out) noexcept
     cdef void consume(self, uint32_t length, int64_t now) noexcept
     cpdef void probe(self, int64_t now) noexcept
+    cpdef void ask(self, int64_t now) noexcept
     cdef void expect(self, int64_t keepalive_us, int64_t idle_us, int64_t now) noexcept
     cpdef void abort(self, int code, bytes reason, int64_t now) noexcept
     # output

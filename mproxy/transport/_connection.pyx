@@ -117,6 +117,16 @@ cdef class Connection:
         elif self.setup.repeat_at != NEVER:
             self.setup.due = True
 
+    cpdef void ask(self, int64_t now) noexcept:
+        """The peer is in doubt: do not wait for the timeout, which is doubled each time, to send a packet again."""
+        if self.state != ConnectionState.OPEN:
+            return
+        if self.channel.recovery.waiting > 0:
+            self.channel.repeat_oldest(now)
+            self.channel.time_out(now)
+        else:
+            self.channel.ping_due = True
+
     cdef void expect(self, int64_t keepalive_us, int64_t idle_us, int64_t now) noexcept:
         """Ask for a sign of life, and give the peer up, after that much silence from now on."""
         self.keepalive_us = keepalive_us
@@ -195,7 +205,8 @@ cdef class Connection:
 
     cdef void heard_from(self, const PeerAddress *source, uint32_t length, int64_t now) noexcept:
         """An authentic, new DATA packet came."""
-        cdef bint woken = self.channel.recovery.tries > 1 and not self.channel.answered
+        cdef bint woken = not self.channel.answered and self.channel.recovery.tries > (
+            0 if now - self.received_at > self.channel.timeout_us(1) else 1)
         self.heard_now(now)
         if not self.setup.confirmed:
             self.setup.confirm()
@@ -207,7 +218,7 @@ cdef class Connection:
                 self.move(ConnectionCause.PEER_END)  # both know: nobody needs an answer any more
             return
         if woken:
-            self.channel.probes = max(self.channel.probes, 1)  # the path is back: do not wait for the timeout
+            self.channel.woken(now)
         self.path.note_source(source, length)
         if self.channel.recovery.failed:
             self.end(EndCode.NO_MEMORY, "no memory", now)

@@ -26,7 +26,7 @@ cdef class Parcels:
     cdef bint prepare(self) noexcept
     cdef void fill(self, uint32_t room, Parcel *parcel) noexcept
     cdef void acked(self, uint64_t tag) noexcept
-    cdef void lost(self, uint64_t tag) noexcept
+    cdef bint lost(self, uint64_t tag) noexcept
     cdef bint take(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
     cdef void arrived(self, int64_t now) noexcept
     cdef void left(self) noexcept

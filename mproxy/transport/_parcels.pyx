@@ -15,8 +15,9 @@ cdef class Parcels:
     cdef void acked(self, uint64_t tag) noexcept:
         """The peer has taken the parcel. This may be said after `lost`."""
 
-    cdef void lost(self, uint64_t tag) noexcept:
-        """The parcel seems to be lost: what it said has to be said again, by another one."""
+    cdef bint lost(self, uint64_t tag) noexcept:
+        """The parcel seems to be lost: what it said has to be said again, by another one. False: that was known."""
+        return False
 
     cdef bint take(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
         """The peer's parcel came, in an authentic packet not seen before. False: as if it had been lost."""

@@ -345,13 +345,12 @@ cdef class Recovery:
         return False
 
     cdef void ask_parcel(self) noexcept:
-        """Have the oldest parcel in flight said again, for a probe; that its packet is lost is not certain."""
+        """Have the oldest parcel in flight that was not, said again, for a probe; that it is lost is not certain."""
         cdef uint64_t number = sent_next(&self.sent, self.sent.base, self.sent.next)
         cdef Sent *entry
         while number < self.sent.next:
             entry = sent_at(&self.sent, number)
-            if entry.flags & SENT_PARCEL and not entry.flags & SENT_LOST:
-                self.parcels.lost(entry.parcel)
+            if entry.flags & SENT_PARCEL and not entry.flags & SENT_LOST and self.parcels.lost(entry.parcel):
                 return
             number = sent_next(&self.sent, number + 1, self.sent.next)
 
@@ -359,19 +358,19 @@ cdef class Recovery:
         """Have what packets low..high-1 under way, sent before that time, carried said again, about `most` bytes of it;
         that they are lost is not certain. Returns the number to go on with."""
         cdef uint64_t number = sent_next(&self.sent, low, high)
-        cdef uint32_t size = 0
+        cdef uint32_t size = 0, repeated = 0  # of parcels; of the stream, sent again as often as this is called
         cdef Sent *entry
         while number < high:
             entry = sent_at(&self.sent, number)
-            if entry.sent_at > before or size >= most:
+            if entry.sent_at > before or size >= most or (repeated >= most and self.parcels is None):
                 break
             if not entry.flags & SENT_LOST:
-                size += entry.size
-                if entry.flags & SENT_PARCEL and self.parcels is not None:
-                    self.parcels.lost(entry.parcel)
-                if entry.flags & SENT_DATA and not self.go_back \
-                        and outflow_lost(self.flow, entry.offset, entry.offset + entry.length) < 0:
-                    self.failed = True
+                if entry.flags & SENT_PARCEL and self.parcels is not None and self.parcels.lost(entry.parcel):
+                    size += entry.size
+                if entry.flags & SENT_DATA and repeated < most:
+                    repeated += entry.size
+                    if not self.go_back and outflow_lost(self.flow, entry.offset, entry.offset + entry.length) < 0:
+                        self.failed = True
             number = sent_next(&self.sent, number + 1, high)
         return number
 

@@ -146,6 +146,10 @@ cdef class PyConnection:
         """The path may have changed."""
         self.connection.probe(now)
 
+    def ask(self, int64_t now):
+        """The peer is in doubt."""
+        self.connection.ask(now)
+
     def too_big(self, uint32_t packet_bytes, int64_t now):
         """The host refuses packets of this size."""
         self.connection.packet_too_big(packet_bytes, now)

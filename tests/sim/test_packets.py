@@ -142,6 +142,35 @@ def test_bulk_goes_on_after_roaming():
     finish(world)
 
 
+def test_after_an_outage_nothing_waits_for_more_than_a_round_trip():
+    """Goal: at a round trip of 1.5 s nothing passes for 12 s, in which both applications write, and the client seeks
+    the server once a second. The client's bytes arrive half a round trip, the server's one after the first question
+    that passes; not another one later, when it is known what was lost."""
+    world = lab(5, latency=750_000)
+    up = world.client.open(Plan(50, chunk=1, pause=HOUR_US), Plan(50, chunk=1, pause=HOUR_US))
+    world.run(until=world.clock.now + 5_000_000)
+    assert up.received == up.peer.received == 1
+    times_up, times_down, begin = arrivals(world, up), arrivals(world, up.peer), world.clock.now
+    client = world.client.carrier.client
+    world.client.carrier.hold(12_000_000)
+    for second in (0, 1, 2, 5, 9, 11):
+        world.clock.at(begin + second * 1_000_000 + 1, up._start)
+        world.clock.at(begin + second * 1_000_000 + 1, up.peer._start)
+
+    def ask():
+        client.connection.ask(world.clock.now)
+        client.pump()
+
+    for question in range(10):
+        world.clock.at(begin + 3_400_000 + question * 1_000_000, ask)
+    world.run(until=begin + 20_000_000)
+    asked = begin + 12_400_000
+    assert len(times_up) == len(times_down) == 6
+    assert max(times_up) <= asked + 800_000, [(at - asked) / 1e6 for at in times_up]
+    assert max(times_down) <= asked + 1_600_000, [(at - asked) / 1e6 for at in times_down]
+    finish(world)
+
+
 def test_key_strokes_beside_a_bulk_copy_at_5_percent_loss():
     """Goal: half of them within 1.15 round trips, and one in a hundred no later than 2.5 (60 ms, echoed)."""
     world = lab(3, up=Faults(delay=30_000, loss=0.05, rate=1.25e6, queue_bytes=100_000))

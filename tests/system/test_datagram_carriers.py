@@ -8,7 +8,7 @@ import time
 from subprocess import PIPE
 
 import pytest
-from asking import session_of
+from asking import ask, session_of
 from capture import Capture, is_to
 from proxies import SPROXY, SPROXY_PORT, keep_key, state_dir
 from traffic import Traffic, read_exactly
@@ -126,6 +126,65 @@ def test_a_black_hole_is_outlasted(pair, joined):
     pair.lab.wifi.mend()
     going.goes_on(more=1000)
     going.finish()
+
+
+# Of what goes to sproxy only sealed packets of links that it has pass: their first byte is 5.
+NO_DIALS = f"""
+table inet old {{
+  chain forward {{
+    type filter hook forward priority 0
+    udp dport {SPROXY_PORT} @th,64,8 != 5 drop
+  }}
+}}
+"""
+
+
+@pytest.fixture
+def cut_off(pair):
+    """An application that has typed since both proxies gave up the link between them; no dial passes, nor will one."""
+    quick = ["--heartbeat", "400ms"]
+    pair.echo()
+    pair.start(sproxy=quick, cproxy=[*DATAGRAM, *quick, "--name", "laptop"])
+    app = echoed(pair)
+    pair.lab.router.run("nft", "-f", "-", input=NO_DIALS)
+    pair.lab.wifi.cut()
+    for proxy in (pair.cproxy, pair.sproxy):
+        assert "nothing heard" in proxy.event("lost")["why"]
+    app.sendall(b"typed")
+    return app
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["same-address", "another-address"])
+def test_an_outage_that_both_have_noticed(pair, cut_off, moves):
+    """Goal: the session goes on over the link that it had; both say so, and status, too."""
+    lab = pair.lab
+    assert session_of(lab.client, "laptop")["state"] == "away"
+    seen = [len(proxy.events("resumed")) for proxy in (pair.cproxy, pair.sproxy)]
+    if moves:
+        roam(pair, lab.phone, lab.wifi, 31)
+    else:
+        lab.wifi.mend()
+    assert read_exactly(cut_off, 5) == b"typed"
+    for proxy, before in zip((pair.cproxy, pair.sproxy), seen, strict=True):
+        resumed = proxy.event("resumed", before + 1)
+        assert resumed["carrier"] == "datagram" and resumed["resent"] == "0"
+    assert session_of(lab.client, "laptop")["state"] == "connected"
+
+
+def test_an_outage_in_which_the_session_is_killed(pair, cut_off):
+    """Goal: sproxy's last words reach cproxy by the link that both had given up."""
+    ask(pair.lab.server, "kill", "--reason", "moving house", pair.sproxy.event("connected")["session"])
+    pair.lab.wifi.mend()
+    assert "moving house" in pair.cproxy.event("ended")["why"]
+
+
+def test_an_outage_in_which_the_worker_dies(pair, cut_off):
+    """Goal: the link is gone with it, and the next one is dialled."""
+    os.kill(pair.sproxy.worker_pid, signal.SIGKILL)
+    pair.sproxy.event("taken-over")
+    pair.lab.router.run("nft", "delete", "table", "inet", "old")
+    pair.lab.wifi.mend()
+    assert read_exactly(cut_off, 5) == b"typed"
 
 
 @pytest.mark.parametrize("who", ["sproxy", "cproxy"])

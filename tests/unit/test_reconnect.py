@@ -22,6 +22,8 @@ class Carried:
         self.local = WIFI[1]
         self.mute_since = None
         self.probes = 0
+        self.seeks = 0
+        self.carrier = self
         self.session = SimpleNamespace(streams=SimpleNamespace(opened=1))
 
     @property
@@ -34,6 +36,9 @@ class Carried:
 
     def probe(self):
         self.probes += 1
+
+    def seek(self):
+        self.seeks += 1
 
 
 class Dials:
@@ -162,6 +167,23 @@ def test_a_move_is_called_off_when_the_route_is_the_old_one_again(monkeypatch):
     host.has(WIFI, CABLE)
     host.loop.run(100)
     assert host.devices() == []
+
+
+def test_the_carrier_in_doubt_is_asked_beside_the_dial(monkeypatch):
+    host = Host(monkeypatch)
+    host.policy.doubt("nothing heard for too long")
+    assert host.endpoint.seeks == 1
+
+
+def test_a_carrier_that_counts_as_lost_is_asked_whenever_one_is_needed(monkeypatch):
+    """Right: over UDP it may be the first to work again; where it is gone for good there is nobody to ask."""
+    host = Host(monkeypatch)
+    host.endpoint.attached = False
+    host.policy.needed()
+    assert host.endpoint.seeks == 1 and host.dialer.running
+    host.endpoint.carrier = None
+    host.policy.needed()
+    assert host.endpoint.seeks == 1
 
 
 @pytest.mark.parametrize("bound", [True, False])
