@@ -2,28 +2,16 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from mproxy.ground._lanes cimport lanes_are_fast
+
 cdef extern from *:
     r"""
     #include <endian.h>
-    #include <stdint.h>
-    #include <string.h>
-
-    typedef uint64_t lanes __attribute__((vector_size(32)));
-    typedef uint8_t lane_bytes __attribute__((vector_size(32)));
-    /* Vector operations are lowered before functions are inlined: each needs to know what it may use. */
-    #if defined(__x86_64__)
-    #define FOR_LANES __attribute__((target("avx2")))
-    #else
-    #define FOR_LANES
-    #endif
-    #define INLINE FOR_LANES static inline __attribute__((always_inline))
 
     static const uint64_t blake_iv[8] = {
         0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
         0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179};
 
-    #define SAME(x) ((lanes){(x), (x), (x), (x)})
-    #define BY_BYTES(x, ...) ((lanes)__builtin_shuffle((lane_bytes)(x), (lane_bytes){__VA_ARGS__}))
     #define ROT32(x) BY_BYTES(x, \
         4,5,6,7,0,1,2,3, 12,13,14,15,8,9,10,11, 20,21,22,23,16,17,18,19, 28,29,30,31,24,25,26,27)
     #define ROT24(x) BY_BYTES(x, \
@@ -53,55 +41,59 @@ cdef extern from *:
         ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) \
         ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
 
-    /* Four words of four leaves: from a row a leaf to a row a word. */
-    INLINE void blake_load(lanes *m, const uint8_t *data, uint64_t stride) {
-        lanes a, b, c, d, e, f, g, h;
-        memcpy(&a, data, 32);
-        memcpy(&b, data + stride, 32);
-        memcpy(&c, data + 2 * stride, 32);
-        memcpy(&d, data + 3 * stride, 32);
-        e = __builtin_shuffle(a, b, (lanes){0, 4, 2, 6});
-        f = __builtin_shuffle(a, b, (lanes){1, 5, 3, 7});
-        g = __builtin_shuffle(c, d, (lanes){0, 4, 2, 6});
-        h = __builtin_shuffle(c, d, (lanes){1, 5, 3, 7});
-        m[0] = __builtin_shuffle(e, g, (lanes){0, 1, 4, 5});
-        m[1] = __builtin_shuffle(f, h, (lanes){0, 1, 4, 5});
-        m[2] = __builtin_shuffle(e, g, (lanes){2, 3, 6, 7});
-        m[3] = __builtin_shuffle(f, h, (lanes){2, 3, 6, 7});
-    }
+    /* `compress` takes 128 bytes of each of four leaves into their states; `four` takes all of them. */
+    #define BLAKE_LANES(compress, four, TARGET) \
+        TARGET static inline __attribute__((always_inline)) void compress( \
+                lanes *h, const uint8_t *data, uint64_t stride, uint64_t count, lanes end, lanes last) { \
+            lanes m[16]; \
+            lanes v0 = h[0], v1 = h[1], v2 = h[2], v3 = h[3], v4 = h[4], v5 = h[5], v6 = h[6], v7 = h[7]; \
+            lanes v8 = SAME(blake_iv[0]), v9 = SAME(blake_iv[1]), va = SAME(blake_iv[2]), vb = SAME(blake_iv[3]); \
+            lanes vc = SAME(blake_iv[4] ^ count), vd = SAME(blake_iv[5]); \
+            lanes ve = SAME(blake_iv[6]) ^ end, vf = SAME(blake_iv[7]) ^ last; \
+            int word; \
+            for (word = 0; word < 16; word += 4) \
+                lanes_load(m + word, data + word * 8, stride); \
+            ROUNDS \
+            h[0] ^= v0 ^ v8; h[1] ^= v1 ^ v9; h[2] ^= v2 ^ va; h[3] ^= v3 ^ vb; \
+            h[4] ^= v4 ^ vc; h[5] ^= v5 ^ vd; h[6] ^= v6 ^ ve; h[7] ^= v7 ^ vf; \
+        } \
+        TARGET static void four(const uint8_t *data, uint64_t size, uint64_t *state, int is_last) { \
+            lanes h[8], none = SAME(0); \
+            uint64_t done; \
+            memcpy(h, state, sizeof h); \
+            for (done = 0; done + 128 < size; done += 128) \
+                compress(h, data + done, size, done + 128, none, none); \
+            compress(h, data + done, size, size, SAME(~(uint64_t)0), \
+                     (lanes){0, 0, 0, is_last ? ~(uint64_t)0 : 0}); \
+            memcpy(state, h, sizeof h); \
+        }
 
-    INLINE void blake_compress(lanes *h, const uint8_t *data, uint64_t stride, uint64_t count, lanes end, lanes last) {
-        lanes m[16];
-        lanes v0 = h[0], v1 = h[1], v2 = h[2], v3 = h[3], v4 = h[4], v5 = h[5], v6 = h[6], v7 = h[7];
-        lanes v8 = SAME(blake_iv[0]), v9 = SAME(blake_iv[1]), va = SAME(blake_iv[2]), vb = SAME(blake_iv[3]);
-        lanes vc = SAME(blake_iv[4] ^ count), vd = SAME(blake_iv[5]);
-        lanes ve = SAME(blake_iv[6]) ^ end, vf = SAME(blake_iv[7]) ^ last;
-        int word;
-        for (word = 0; word < 16; word += 4)
-            blake_load(m + word, data + word * 8, stride);
-        ROUNDS
-        h[0] ^= v0 ^ v8; h[1] ^= v1 ^ v9; h[2] ^= v2 ^ va; h[3] ^= v3 ^ vb;
-        h[4] ^= v4 ^ vc; h[5] ^= v5 ^ vd; h[6] ^= v6 ^ ve; h[7] ^= v7 ^ vf;
-    }
+    BLAKE_LANES(blake_compress, blake_by_shuffling, FOR_LANES)
 
-    FOR_LANES static void blake_four(const uint8_t *data, uint64_t size, uint64_t *state, int is_last) {
-        lanes h[8], none = SAME(0);
-        uint64_t done;
-        memcpy(h, state, sizeof h);
-        for (done = 0; done + 128 < size; done += 128)
-            blake_compress(h, data + done, size, done + 128, none, none);
-        blake_compress(h, data + done, size, size, SAME(~(uint64_t)0), (lanes){0, 0, 0, is_last ? ~(uint64_t)0 : 0});
-        memcpy(state, h, sizeof h);
-    }
-
-    /* The same for one node: its words are numbers. */
     #undef ROT32
     #undef ROT24
     #undef ROT16
+    #undef ROT63
     #define ROT32(x) ((x) >> 32 | (x) << 32)
     #define ROT24(x) ((x) >> 24 | (x) << 40)
     #define ROT16(x) ((x) >> 16 | (x) << 48)
+    #define ROT63(x) ((x) >> 63 | (x) << 1)
 
+    /* With instructions that rotate, and 32 registers of this size. */
+    #if defined(__x86_64__)
+    BLAKE_LANES(blake_compress_512, blake_by_rotating, __attribute__((target("avx512vl"))))
+    #endif
+
+    static void blake_four(const uint8_t *data, uint64_t size, uint64_t *state, int is_last) {
+    #if defined(__x86_64__)
+        if (__builtin_cpu_supports("avx512vl"))
+            blake_by_rotating(data, size, state, is_last);
+        else
+    #endif
+            blake_by_shuffling(data, size, state, is_last);
+    }
+
+    /* The same for one node: its words are numbers. */
     static void blake_take(uint64_t *h, const uint8_t *data, uint64_t count, uint64_t end) {
         uint64_t m[16];
         uint64_t v0 = h[0], v1 = h[1], v2 = h[2], v3 = h[3], v4 = h[4], v5 = h[5], v6 = h[6], v7 = h[7];
@@ -132,24 +124,15 @@ cdef extern from *:
             h[done] = htole64(h[done]);
         memcpy(digest, h, 32);
     }
-
-    static int blake_is_fast(void) {
-    #if defined(__x86_64__)
-        return __builtin_cpu_supports("avx2") != 0;
-    #else
-        return 0;
-    #endif
-    }
     """
     # `data` is four leaves of `size` bytes (a multiple of 128, and not 0); `state` 8 words of four lanes; the fourth
-    # leaf is the last of its level or none is. Only where blake_is_fast.
+    # leaf is the last of its level or none is. Only where lanes_are_fast.
     void blake_four(const uint8_t *data, uint64_t size, uint64_t *state, int is_last) noexcept nogil
     void blake_node(const uint8_t *data, uint64_t size, uint64_t first, uint64_t third, uint8_t *digest) noexcept nogil
-    int blake_is_fast() noexcept nogil
     const uint64_t *blake_iv
 
 
-is_fast = bool(blake_is_fast())
+is_fast = bool(lanes_are_fast())
 
 cdef enum:
     LANES = 4
