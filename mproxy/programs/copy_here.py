@@ -146,7 +146,7 @@ class Copy(Program):
         else:
             landing = self._landing = find_landing(config.target, len(config.paths) > 1)
             asked |= {"paths": config.paths, "renamed": landing.name, "dry_run": config.dry_run,
-                      "options": config.for_one(SENDERS)}
+                      "options": config.for_one(SENDERS), "is_watched": not config.quiet and os.isatty(2)}
         request = pack_request(asked)
         if len(request) > MOST_REQUEST_BYTES:
             raise MproxyError("more names than can be asked for at once; name their directory, or use a pattern in"
@@ -265,7 +265,7 @@ class Copy(Program):
                                                       self._progress.close)
         self._begin(recv)
         total = int(answer["bytes"])
-        self._progress.start(lambda: total or None, lambda: recv.done_bytes, int)
+        self._progress.start(lambda: total or recv.total_bytes, lambda: recv.done_bytes, int)
 
     def _settings(self, names: tuple[str, ...], place: tuple[str, int]) -> TransferConfig:
         """Of our side, which has the options of these names."""

@@ -9,7 +9,7 @@ from mproxy.ground.words import is_loopback
 from mproxy.io.bind import open_udp
 from mproxy.programs.awaited import MOST_STRANGERS, AwaitedDelivery
 from mproxy.programs.delivery import DeliveryObserver
-from mproxy.programs.early_search import begin_search
+from mproxy.programs.early_search import begin_search, count_later
 from mproxy.programs.started import free_udp_port
 from mproxy.programs.thrift import Thrift
 from mproxy.programs.transfer import show_name, with_packet_size
@@ -46,16 +46,17 @@ class Agreement(DeletionObserver):
 
 
 class Sending(Program, DeliveryObserver):
-    """Sends to the one that dials and has the key. `on_found(answer)` is told what there is to send."""
+    """Sends to the one that dials and has the key. `on_found(answer)` is told what there is to send. `is_watched`:
+    somebody wants to know soon how much that is."""
 
     _workers: Workers
     _endpoint: DatagramEndpoint
 
     def __init__(self, config: TransferConfig, log: Log, loop: Loop, dry_run: bool,
-                 on_found: Callable[[dict[str, Any]], object]) -> None:
+                 on_found: Callable[[dict[str, Any]], object], is_watched: bool = False) -> None:
         self.exit_status = 1
         self._config, self._log, self._loop = config, log, loop
-        self._dry_run = dry_run
+        self._dry_run, self._is_watched = dry_run, is_watched
         self._on_found = on_found
         self._left_out: list[tuple[str, str]] = []  # until the answer, which names it
         self._named = 0  # of what was left out
@@ -110,6 +111,8 @@ class Sending(Program, DeliveryObserver):
             return
         self._delivery.start(sources, (), self._workers, self._deletion)
         self._answer({"port": self._listen(), "bytes": sources.total_bytes or 0})
+        if self._is_watched:
+            count_later(self._loop, self._config, sources, self._config.renamed)
 
     def _list(self, sources: SourceQueue) -> None:
         names: list[tuple[str, str, int]] = []

@@ -52,6 +52,7 @@ class CopyRequest:
             self.several: bool = said.get("several", False)
             self.renamed: str | None = said.get("renamed")
             self.dry_run: bool = said.get("dry_run", False)
+            self.is_watched: bool = said.get("is_watched", False)
             options = {**said["options"], "rules": tuple(map(tuple, said["options"].get("rules", ())))}
             self.config = TransferConfig(
                 datagram=copy_datagram(said["datagram"]),
@@ -129,7 +130,7 @@ class OtherEnd(Program):
         self._program: Recv | Sending
         if request.target is None:
             from mproxy.programs.copy_source import Sending  # only here: each of the halves takes a while to import
-            self._program = Sending(config, log, loop, request.dry_run, self._found)
+            self._program = Sending(config, log, loop, request.dry_run, self._found, request.is_watched)
         else:
             self._program = Recv(config.replace(port=free_udp_port()), log, loop, program=PROGRAM)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 
 from mproxy.transfer.source_queue import Search, SourceQueue
@@ -14,10 +15,26 @@ if TYPE_CHECKING:
     from mproxy.programs.transfer_config import TransferConfig
 
 
+COUNT_AFTER_US = 1_500_000
+
+
 def begin_search(loop: Loop, config: TransferConfig, paths: Sequence[str], renamed: str | None = None) -> Search:
     """Look for `paths`, with the other options of `config`."""
     return Search(lambda leave_out: Walk(paths, leave_out, config.links, config.rules, config.update, config.xattrs,
                                          renamed), loop.call_soon_threadsafe)
+
+
+def count_later(loop: Loop, config: TransferConfig, sources: SourceQueue, renamed: str | None = None) -> None:
+    """If looking for `sources` goes on for COUNT_AFTER_US, count on a thread of its own what there is: for somebody who
+    watches, as it means to look at everything twice."""
+    def count() -> None:
+        total = Walk(config.paths, lambda _path, _why: None, config.links, config.rules, renamed=renamed).count()
+        loop.call_soon_threadsafe(lambda: sources.note_counted(total))
+
+    def begin() -> None:
+        if sources.total_bytes is None and not sources.ended:
+            threading.Thread(target=count, daemon=True).start()
+    loop.call_later(COUNT_AFTER_US, begin)
 
 
 class EarlySearch:

@@ -36,7 +36,7 @@ KINDS = {
     "cproxy": ("mproxy.programs.options", "cproxy_parser", "parse_cproxy"),
     "sproxy": ("mproxy.programs.options", "sproxy_parser", "parse_sproxy"),
     "relay": ("mproxy.programs.relay_options", "relay_parser", "parse_relay"),
-    "recv": ("mproxy.programs.recv", "recv_parser", "parse_recv"),
+    "recv": ("mproxy.programs.recv_options", "recv_parser", "parse_recv"),
 }
 
 ARGUMENTS = "arguments"

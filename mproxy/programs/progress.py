@@ -22,18 +22,21 @@ class Progress:
 
     def __init__(self, loop: Loop, log: Log, quiet: bool) -> None:
         self._loop, self._log = loop, log
-        self._wanted = not quiet and os.isatty(2)
+        self.wanted = not quiet and os.isatty(2)  # somebody watches
         self._total: Callable[[], int | None] = _unknown
         self._done: Callable[[], int] | None = None
         self._lost: Callable[[], int] = int
+        self._found: Callable[[], int | None] = _unknown
         self._marks: deque[tuple[int, int]] = deque(maxlen=RATE_OVER_LOOKS)  # (when, bytes)
         self._shown = 0  # columns taken
 
-    def start(self, total: Callable[[], int | None], done: Callable[[], int], lost: Callable[[], int]) -> None:
-        """Draw from now on. `total()` and `done()` give bytes, None for unknown, and `lost()` packets."""
-        if not self._wanted:
+    def start(self, total: Callable[[], int | None], done: Callable[[], int], lost: Callable[[], int],
+              found: Callable[[], int | None] | None = None) -> None:
+        """Draw from now on. `total()` and `done()` give bytes, None for unknown, and `lost()` packets; `found()` what
+        is known so far as long as the total is not."""
+        if not self.wanted:
             return
-        self._total, self._done, self._lost = total, done, lost
+        self._total, self._done, self._lost, self._found = total, done, lost, found or _unknown
         self._log.before_line = self.clear
         self._look()
 
@@ -65,14 +68,17 @@ class Progress:
         self._marks.append((self._loop.now(), done))
         (since, before), (now, _) = self._marks[0], self._marks[-1]
         rate = (done - before) * 1e6 / (now - since) if now > since else 0.0
-        text = describe(done, self._total(), rate, self._lost())[:_columns() - 1]
+        text = describe(done, self._total(), rate, self._lost(), self._found())[:_columns() - 1]
         _write("\r" + text + " " * max(0, self._shown - len(text)))
         self._shown = max(self._shown, len(text))
 
 
-def describe(done: int, total: int | None, rate: float, lost: int) -> str:
-    """`45%  123 MB of 274 MB  11.2 MB/s  13s left  12 packets lost`."""
+def describe(done: int, total: int | None, rate: float, lost: int, found: int | None = None) -> str:
+    """`45%  123 MB of 274 MB  11.2 MB/s  13s left  12 packets lost`; before the total is known `123 MB of 140 MB found
+    so far  11.2 MB/s`."""
     parts = [f"{show_bytes(done)} of {show_bytes(total)}" if total else show_bytes(done), f"{show_bytes(rate)}/s"]
+    if not total and found:
+        parts[0] += f" of {show_bytes(found)} found so far"
     if total:
         parts.insert(0, f"{min(100, done * 100 // total):3d}%")
         if rate >= 1 and done < total:

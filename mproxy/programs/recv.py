@@ -11,28 +11,16 @@ import stat
 import time
 from functools import partial
 
-from mproxy.ground.config import DAY_US, SECOND_US, format_host_port, say_address
+from mproxy.ground.config import SECOND_US, format_host_port, say_address
 from mproxy.ground.errors import UsageError
-from mproxy.ground.words import (
-    parse_count,
-    parse_duration,
-    parse_host,
-    parse_host_port,
-    parse_name,
-    parse_port,
-    split_host_port,
-)
 from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
-from mproxy.programs.options import OneLineParser
 from mproxy.programs.reach import Reach
 from mproxy.programs.transfer import (
     PARTIAL,
     STATUS_OF_END,
     WRONG_CODE,
-    add_common,
     bound_family,
-    configure,
     end_text,
     find_addresses,
     show_name,
@@ -53,7 +41,6 @@ from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
-from mproxy.transport.code_keying import is_code
 from mproxy.transport.keying import DISAGREE
 from mproxy.transport.observers import DatagramObserver
 
@@ -73,8 +60,6 @@ if TYPE_CHECKING:
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import File
     from mproxy.transport._datagram_endpoint import Link
-
-PROGRAM = "mproxy recv"
 
 # A handshake is three packets, and a sender at once announces what it has; 10 s outlast several losses on a long path.
 OPEN_WITHIN_US = 10_000_000
@@ -104,100 +89,6 @@ OUTPUT_CLOSED = 128 + signal.SIGPIPE  # as shells count it
 
 ONE_SENDER = "the receiver accepts only one sender, and already has one"
 ANEW = "the same file is being sent again"
-
-_USAGE = """mproxy recv [options] PORT [-o FILE|DIR|-]
-       mproxy recv [options] CODE [HOST PORT] [-o FILE|DIR|-]"""
-
-_DESCRIPTION = """\
-Receive what 'mproxy send' sends to UDP port PORT. Files go to the current
-directory, to DIR, to FILE (one), or to standard output (-o -). A file gets its
-name only once all of it has arrived and its hash matches.
-
-Only senders with keys may send, see --key and --own-key; with --open anyone
-may. CODE is what 'mproxy send FILE...' prints: one transfer, sealed, from that
-sender; HOST PORT tells where it is, unless it is in the same network."""
-
-_EPILOG = """\
-exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
-no permission, 5 already exists, 6 no answer, 7 the keys do not agree, 8
-partial: what was named could not be read, or changed while it was sent, 1 any
-other failure. With -o -, with and without --once: 141 nobody reads standard
-output any more.
-
-TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
-
-examples:
-  mproxy recv --key secret 7000 -o incoming/
-  mproxy recv --once --key secret 7000 -o - | tar x
-"""
-
-
-def recv_parser() -> OneLineParser:
-    """The options of `mproxy recv`."""
-    parser = OneLineParser(PROGRAM, _USAGE, _DESCRIPTION, _EPILOG)
-    group = parser.add_argument_group("files")
-    group.add_argument("-o", "--output", metavar="FILE|DIR|-", help=(
-        "destination: a file, a directory, or '-' for standard output (default: the current directory)"))
-    group.add_argument("--force", action="store_true", default=None, help="replace existing files")
-    group.add_argument("--perms", action="store_true", default=None, help=(
-        "give files and directories the sender's modes, whatever our umask (never set-user-ID and the like)"))
-    group.add_argument("--xattrs", action="store_true", default=None, help=(
-        "give files and directories the extended attributes and ACLs that 'mproxy send --xattrs' sends"))
-    group.add_argument("--delete", action="store_true", default=None, help=(
-        "let senders with keys delete what they do not have ('mproxy send --delete'), in directories that they send"))
-    group.add_argument("--once", action="store_true", default=None, help="exit after the first sender")
-    parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
-    parser.add(group, "--partial-ttl", parse_duration, metavar="TIME", help=(
-        "remove partial files that no sender has continued for this long (default 7d, with --open 1d)"))
-    add_common(parser)
-    parser.add(parser, "--authorized-keys", parse_name, metavar="FILE", help=(
-        "list of the keys (from 'mproxy keygen') that may send, as for sproxy (default authorized_keys in its state"
-        " directory)"))
-    parser.add_argument("--open", action="store_true", default=None, help=(
-        "without keys: accept files from anyone who can reach the port"))
-    parser.add(parser, "--user", parse_name, metavar="USER", help=(
-        "write files as this user: give up root's rights once the port is open and the keys are read"))
-    parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
-        "send all answers to this address ('mproxy send --ack-port'), not to where the packets come from"))
-    return parser
-
-
-def parse_recv(argv: list[str] | None) -> TransferConfig:
-    """The TransferConfig of the command line `argv`."""
-    parser = recv_parser()
-    given, words = parser.split(argv)
-    if words and is_code(words[0]):
-        return _configure_with_code(parser, given, words)
-    port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
-    if given.get("output") == "":
-        raise UsageError("--output '': must not be empty")
-    if "partial_ttl" in given or "open" in given:
-        given["partial_ttl_us"] = given.pop("partial_ttl", DAY_US)
-    config = configure(given, "host-key.pem", port=port)
-    if config.key is not None and config.open:
-        raise UsageError("--open and a key cannot be used together: with a key nobody else may send; leave one out")
-    if config.delete and config.open:
-        raise UsageError("--delete and --open cannot be used together: anyone could have files here deleted; use --key"
-                         " or --own-key")
-    if config.key is None and not config.open:
-        raise UsageError("without keys anyone who can reach the port could write files here: use --key FILE (a secret"
-                         " that both sides have) or --own-key, or --open to accept files from anyone")
-    return config
-
-
-def _configure_with_code(parser: OneLineParser, given: dict[str, Any], words: list[str]) -> TransferConfig:
-    from mproxy.transport import code_keying
-    for option in ("once", "senders", "open", "authorized_keys", "ack_to", "user", "partial_ttl"):
-        if option in given:
-            raise UsageError(f"--{option.replace('_', '-')} is for a receiver that listens; leave it out with a code")
-    words = split_host_port(words, -1) if len(words) > 1 else words
-    place: tuple[Any, Any] = ("", 0)
-    if len(words) > 1:
-        host, port = parser.take_words(words[1:], (("HOST", parse_host), ("PORT", parse_port)))
-        place = host, port
-    code, = parser.take_words(words[:1], (("CODE", code_keying.parse_code),))
-    code_keying.load()
-    return configure(given, "host-key.pem", host=place[0], port=place[1], code=code, once=True, sweep=False)
 
 
 def destination_of(config: TransferConfig, expects: Callable[[bytes], bool] | None = None) -> Destination:
@@ -248,7 +139,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
     _sweeper: Workers   # one thread more: a directory may be large
 
     def __init__(self, config: TransferConfig, log: Log, loop: Loop, look_up: LookUp | None = None,
-                 program: str = PROGRAM, expects: Callable[[bytes], bool] | None = None) -> None:
+                 program: str = "mproxy recv", expects: Callable[[bytes], bool] | None = None) -> None:
         self._look_up = look_up or (self._find_sender if config.code else None)
         self._program, self._expects = program, expects
         self.deleting: Deleting | None = None  # asks the person who has started a copy to here
@@ -534,6 +425,11 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             receiver.progress + receiver.kept_bytes for receiver in self._receivers)
 
     @property
+    def total_bytes(self) -> int | None:
+        """Of all that comes from a sender; None: not known yet."""
+        return next((receiver.total_bytes for receiver in self._receivers), None)
+
+    @property
     def peer(self) -> tuple[str, int] | None:
         """Where a sender is; None while there is none."""
         return next((receiver.link.peer for receiver in self._receivers if receiver.open), None)
@@ -596,4 +492,5 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
 def main(argv: list[str] | None = None) -> int:
     """`mproxy recv`; the exit status."""
+    from mproxy.programs.recv_options import PROGRAM, parse_recv
     return run_program(PROGRAM, parse_recv, Recv, argv)

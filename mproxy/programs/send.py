@@ -16,7 +16,7 @@ from mproxy.policy.network import NetworkWatch
 from mproxy.programs.awaited import MOST_STRANGERS, AwaitedDelivery
 from mproxy.programs.deleting import Deleting, check_deletion
 from mproxy.programs.delivery import Delivery, DeliveryObserver
-from mproxy.programs.early_search import begin_search
+from mproxy.programs.early_search import begin_search, count_later
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
 from mproxy.programs.started import free_udp_port
@@ -243,7 +243,9 @@ class Send(Program, DeliveryObserver):
             return
         self._began_at = self._loop.now()
         self._progress.start(lambda: sources.total_bytes, lambda: delivery.done_bytes,
-                             lambda: delivery.statistics.get("lost", 0))
+                             lambda: delivery.statistics.get("lost", 0), lambda: sources.found_bytes)
+        if self._progress.wanted:
+            count_later(self._loop, config, sources, config.renamed)
         delivery.start(sources, addresses, self._workers, self._deletion)
 
     def _plan_deletion(self) -> Deletion:

@@ -158,6 +158,7 @@ class SourceQueue:
         self._second_names: deque[SourceFile] = deque()
         self._search = self._began = search
         self._renamed: tuple[int, bytes] | None = None
+        self._counted_bytes: int | None = None
         self._add(found)
         if search is not None:
             search.on_found = self._on_found
@@ -175,7 +176,17 @@ class SourceQueue:
     @property
     def total_bytes(self) -> int | None:
         """Of all files; None: not known yet, or never, as of a pipe."""
-        return self._began.found_bytes if self._began is not None and self._began.ended else None
+        return self._began.found_bytes if self._began is not None and self._began.ended else self._counted_bytes
+
+    @property
+    def found_bytes(self) -> int | None:
+        """Of the files that were found until now."""
+        return self._began.found_bytes if self._began is not None else None
+
+    def note_counted(self, total: int | None) -> None:
+        """So many bytes there are: the search goes on only as what it finds is taken, so it is late to know."""
+        self._counted_bytes = total
+        self.on_more()
 
     def rename(self, length: int, name: bytes) -> None:
         """Have everything that is found called `name` in place of the first `length` bytes of its name."""

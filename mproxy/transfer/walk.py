@@ -97,6 +97,31 @@ class Walk:
                 yield source
         yield from self._second_names
 
+    def count(self) -> int | None:
+        """Bytes of all files that there are to be found, several names of one each for itself; None: of a pipe nobody
+        knows. Keeps nothing but the names of directories, and tells nobody what is left out."""
+        total = 0
+        for path in self._paths:
+            if path == "-":
+                return None
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            waiting = [(path, os.fsencode(self._renamed or name_of(path)), frozenset({(status.st_dev, status.st_ino)}))]
+            if not stat.S_ISDIR(status.st_mode):
+                total += status.st_size
+                continue
+            while waiting:
+                path, name, above = waiting.pop()
+                for inner, inner_name, (mode, size, _names, *itself) in self._entries(path, name):
+                    place = itself[0], itself[1]
+                    if stat.S_ISREG(mode):
+                        total += size
+                    elif stat.S_ISDIR(mode) and place not in above:
+                        waiting.append((inner, inner_name, above | {place} if self._links == "copy" else above))
+        return total
+
     def _file(self, path: str, name: bytes, found: Found, *, follow: bool = False) -> SourceFile | None:
         """A regular file; None: it was there before, and comes at the end under its second name."""
         _mode, size, names, *itself = found

@@ -14,6 +14,7 @@ from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, content
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 from mproxy.programs import recv
+from mproxy.programs.recv_options import parse_recv
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport.datagram_config import DatagramConfig
 from mproxy.transport.keying import Suite
@@ -258,7 +259,7 @@ class Slow:
 
 
 def test_who_gets_on_keeps_its_place(monkeypatch):
-    program = recv.Recv(recv.parse_recv(["--open", "7000"]), None, Loop())
+    program = recv.Recv(parse_recv(["--open", "7000"]), None, Loop())
     names = ("stalled", "slow", "small files", "our disk is busy")
     receivers = {name: Slow() for name in names}
     monkeypatch.setattr(program, "_receivers", dict.fromkeys(receivers.values(), ("127.0.0.1", 1)))
@@ -273,7 +274,7 @@ def test_who_gets_on_keeps_its_place(monkeypatch):
 
 def test_the_latest_of_several_that_send_the_same_goes_on(monkeypatch):
     """Each finds the others in its way, and they must not all end each other."""
-    program = recv.Recv(recv.parse_recv(["--open", "7000"]), None, Loop())
+    program = recv.Recv(parse_recv(["--open", "7000"]), None, Loop())
     receivers = [Slow() for _ in range(3)]
     for receiver in receivers:
         receiver.is_receiving = lambda _file, receiver=receiver: receiver.ended is None

@@ -6,7 +6,7 @@ import pytest
 
 from mproxy.ground.code_words import WORDS
 from mproxy.ground.errors import MproxyError, PeerError, UsageError
-from mproxy.programs.recv import parse_recv
+from mproxy.programs.recv_options import parse_recv
 from mproxy.programs.send import parse_send
 from mproxy.transport.code_keying import Code, CodeKeying, is_code, make_code, parse_code
 

@@ -22,4 +22,5 @@ def test_a_line():
     assert describe(123_000_000, 246_000_000, 12_300_000.0, 1) == (
         " 50%  123 MB of 246 MB  12.3 MB/s  10s left  1 packet lost")
     assert describe(5000, None, 0.0, 0) == "5.00 kB  0 B/s"
+    assert describe(5000, None, 0.0, 0, 7000) == "5.00 kB of 7.00 kB found so far  0 B/s"
     assert describe(7, 7, 0.0, 0) == "100%  7 B of 7 B  0 B/s"

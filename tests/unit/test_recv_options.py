@@ -3,7 +3,7 @@
 import pytest
 
 from mproxy.ground.errors import UsageError
-from mproxy.programs.recv import parse_recv
+from mproxy.programs.recv_options import parse_recv
 
 
 def test_without_keys_it_does_not_start():

@@ -171,3 +171,39 @@ def test_what_was_named_and_is_gone(tmp_path):
     left_out = []
     assert not list(Walk([str(tmp_path / "none")], lambda path, why: left_out.append((path, type(why)))))
     assert left_out == [(str(tmp_path / "none"), FileNotFoundError)]
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"links": "keep"}, {"links": "copy"}, {"rules": [(False, "*3"), (False, "b/")]}])
+def test_counting_finds_what_the_search_finds(tmp_path, options):
+    """Goal: what people are told that is left to send is right, whatever is left out, and whatever links lead back."""
+    for number in range(50):
+        (tmp_path / f"top/{'abc'[number % 3]}/{number}").mkdir(parents=True)
+        (tmp_path / f"top/{'abc'[number % 3]}/{number}/f{number}").write_bytes(bytes(number))
+    os.link(tmp_path / "top/a/0/f0", tmp_path / "top/second")
+    os.link(tmp_path / "top/b/7/f7", tmp_path / "top/third")
+    (tmp_path / "top/a/up").symlink_to("..")
+    (tmp_path / "top/c/file").symlink_to("../a/9/f9")
+    (tmp_path / "one").write_bytes(bytes(1000))
+    paths = [str(tmp_path / name) for name in ("top", "one")]
+    found = find_sources(paths, lambda _path, _why: None, **options)
+    assert Walk(paths, lambda _path, _why: None, **options).count() == sum(one.expected_bytes for one in found) > 1000
+    assert Walk([*paths, "-"], lambda _path, _why: None, **options).count() is None
+
+
+def test_what_was_counted_is_known_before_all_is_found():
+    found = queue.SimpleQueue()
+
+    def walk(_leave_out):
+        while (number := found.get(timeout=WITHIN_S)) is not None:
+            yield file(number)
+
+    loop, told = Soon(), []
+    sources = SourceQueue(search=Search(walk, loop.call_soon_threadsafe))
+    sources.on_more = lambda: told.append(sources.total_bytes)
+    sources.note_counted(77)
+    assert told == [77] and sources.total_bytes == 77
+    found.put(1)
+    found.put(None)
+    assert len(all_of(sources)) == 1
+    assert sources.total_bytes == 2, "what was found in the end counts"
