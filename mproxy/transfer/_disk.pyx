@@ -2,7 +2,7 @@
 
 import os
 
-from libc.errno cimport EACCES, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, errno
+from libc.errno cimport EACCES, EBADF, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, EXDEV, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
@@ -54,6 +54,8 @@ cdef extern from *:
     int fstatat(int directory, const char *name, stat_t *status, int flags) nogil
     ssize_t pread(int fd, void *data, size_t length, int64_t at) nogil
     ssize_t pwrite(int fd, const void *data, size_t length, int64_t at) nogil
+    ctypedef int64_t loff_t
+    ssize_t copy_file_range(int source, loff_t *source_at, int fd, loff_t *at, size_t length, unsigned int flags) nogil
     int fallocate(int fd, int mode, int64_t offset, int64_t length) nogil
     int fdatasync(int fd) nogil
     int fchmod(int fd, mode_t mode) nogil
@@ -284,6 +286,23 @@ def write_at(int fd, const uint8_t[::1] data not None, int64_t at):
                 break
     if put < 0:
         fail()
+
+
+def copy_range(int source, int64_t source_at, int fd, int64_t at, int64_t length):
+    """Have bytes of another file, from `source_at` on, at offset `at` of this one (copy_file_range(2)): where the file
+    system can, both then share the same room on the disk. False: not all of them are there, or it cannot. OSError."""
+    cdef ssize_t moved = 1
+    cdef loff_t from_at = source_at, to_at = at
+    with nogil:
+        while length > 0 and moved != 0:
+            moved = copy_file_range(source, &from_at, fd, &to_at, <size_t>length, 0)
+            if moved > 0:
+                length -= moved
+            elif moved < 0 and errno != EINTR:
+                break
+    if moved < 0 and errno not in (EOPNOTSUPP, ENOSYS, EINVAL, EXDEV, EBADF):
+        fail()
+    return length == 0
 
 
 def reserve(int fd, int64_t offset, int64_t length):

@@ -1,10 +1,10 @@
 """Small files, many in one go. How and why: _small.pxd."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport EBADMSG, EINTR, EIO, errno
+from libc.errno cimport EBADMSG, EINTR, EIO, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, strlen, strncmp
 
 from mproxy.ground._clock cimport timespec
 from mproxy.transfer._hash cimport DIGEST_SIZE, root_of_leaf
@@ -21,6 +21,7 @@ cdef extern from *:
     #include <stdio.h>
     #include <string.h>
     #include <sys/stat.h>
+    #include <sys/xattr.h>
     #include <unistd.h>
     #ifndef O_TMPFILE
     #define O_TMPFILE (020000000 | O_DIRECTORY)
@@ -46,14 +47,19 @@ cdef extern from *:
         unsigned long long st_nlink
         int64_t st_size
         timespec st_mtim, st_ctim
-    int AT_FDCWD, O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY, O_CLOEXEC, O_DIRECTORY, O_TMPFILE
+    int AT_FDCWD, AT_SYMLINK_NOFOLLOW
+    int O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY, O_CLOEXEC, O_DIRECTORY, O_TMPFILE
     bint S_ISREG(mode_t mode) nogil
+    bint S_ISLNK(mode_t mode) nogil
     bint IS_NEAR(timespec time) nogil
     int64_t TIME_NS(timespec time) nogil
     int openat(int directory, const char *name, int flags, ...) nogil
     int close(int fd) nogil
     int memcmp(const void *a, const void *b, size_t length) nogil
     int fstat(int fd, stat_t *status) nogil
+    int fstatat(int directory, const char *name, stat_t *status, int flags) nogil
+    ssize_t readlinkat(int directory, const char *name, char *target, size_t length) nogil
+    ssize_t flistxattr(int fd, char *names, size_t length) nogil
     ssize_t pread(int fd, void *data, size_t length, int64_t at) nogil
     ssize_t pwrite(int fd, const void *data, size_t length, int64_t at) nogil
     int fdatasync(int fd) nogil
@@ -117,11 +123,13 @@ def read_files(wanted not None):
 
 
 def pack_files(wanted not None):
-    """The entries of a bundle for what is at these places, [(directory's descriptor, path, how, kind, flags, name),
-    ...], joined; and for each (its size, its root), or None: it is not as it should be, and there is no entry.
+    """The entries of a bundle for what is at these places, [(directory's descriptor, path, how, kind, flags, name,
+    other), ...], joined; and for each (its size, its root), or None: it is not as it should be, and there is no entry.
 
-    `how`: as of `read_files`. `kind`, `flags`, `name`: of the entry; contents follow where the flags say so. The root
-    is zeros of a directory and of what was not read. Releases the GIL."""
+    `how`: as of `read_files`; and 8 is a symbolic link, its contents what it says, plus 16 if it must not have extended
+    attributes of its owner's. `kind`, `flags`, `name`: of the entry; contents follow where the flags say so. `other`
+    follows in their place, unless it is empty, with its length (2) in front. The root is zeros of what is no file and
+    of what was not read. Releases the GIL."""
     cdef Py_ssize_t count = len(wanted), i
     cdef Packed *files = <Packed *>calloc(<size_t>count + 1, sizeof(Packed))
     cdef size_t room = ROOM + 2 * MOST + 1, used = 0
@@ -130,12 +138,13 @@ def pack_files(wanted not None):
         if files == NULL:
             raise MemoryError
         for i in range(count):
-            files[i].read.directory, files[i].read.path, files[i].read.how, files[i].kind, files[i].flags, name = (
-                wanted[i])
-            if len(name) > MOST_NAME:
+            (files[i].read.directory, files[i].read.path, files[i].read.how, files[i].kind, files[i].flags, name,
+             other) = wanted[i]
+            if len(name) > MOST_NAME or len(other) > MOST_NAME:
                 raise ValueError("a name that is too long for an entry")
             files[i].name, files[i].name_length = name, <size_t>len(name)
-            room += ENTRY + files[i].name_length
+            files[i].other, files[i].other_length = other, <size_t>len(other)
+            room += ENTRY + files[i].name_length + 2 + files[i].other_length
         out = <uint8_t *>malloc(room)
         if out == NULL:
             raise MemoryError
@@ -154,7 +163,8 @@ cdef struct Packed:
     Read read
     int kind, flags
     const uint8_t *name
-    size_t name_length
+    const uint8_t *other
+    size_t name_length, other_length
     uint8_t root[DIGEST_SIZE]
 
 
@@ -164,7 +174,7 @@ cdef size_t pack_one(Packed *one, uint8_t *out, size_t room) noexcept nogil:
     cdef uint16_t mode, length = htobe16(<uint16_t>one.name_length)
     cdef uint32_t size
     cdef uint64_t mtime_ns
-    if room < head + MOST + 1:  # the others have grown meanwhile
+    if room < head + MOST + 1 or room < head + 2 + one.other_length:  # the others have grown meanwhile
         return 0
     read_one(&one.read, out + head)
     if not one.read.is_there:
@@ -180,6 +190,11 @@ cdef size_t pack_one(Packed *one, uint8_t *out, size_t room) noexcept nogil:
     memcpy(out + 16, &length, 2)
     memcpy(out + 18, one.root, DIGEST_SIZE)
     memcpy(out + ENTRY, one.name, one.name_length)
+    if one.other_length:
+        length = htobe16(<uint16_t>one.other_length)
+        memcpy(out + head, &length, 2)
+        memcpy(out + head + 2, one.other, one.other_length)
+        return head + 2 + one.other_length
     return head + one.read.length if one.flags & WITH_DATA else head
 
 
@@ -192,6 +207,9 @@ cdef void read_one(Read *one, uint8_t *room) noexcept nogil:
     cdef ssize_t got = 0
     cdef int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY  # neither a pipe nor a terminal may hold us up
     cdef int fd
+    if one.how & 8:
+        read_link(one, room)
+        return
     if not one.how & 2:
         flags |= O_NOFOLLOW
     if not one.how & 1:
@@ -211,10 +229,34 @@ cdef void read_one(Read *one, uint8_t *room) noexcept nogil:
                     got == before.st_size and fstat(fd, &after) == 0 and after.st_size == before.st_size
                     and TIME_NS(after.st_mtim) == TIME_NS(before.st_mtim)
                     and TIME_NS(after.st_ctim) == TIME_NS(before.st_ctim))
+    if one.is_there and one.how & 16 and has_attributes(fd):
+        one.is_there = False
     if one.is_there:
         one.length = <size_t>got
         one.mode, one.mtime_ns, one.names = before.st_mode, TIME_NS(before.st_mtim), before.st_nlink
     close(fd)
+
+
+cdef void read_link(Read *one, uint8_t *room) noexcept nogil:
+    cdef stat_t found
+    cdef ssize_t got = readlinkat(one.directory, one.path, <char *>room, MOST)
+    if got <= 0 or got == MOST or fstatat(one.directory, one.path, &found, AT_SYMLINK_NOFOLLOW) < 0:
+        return
+    if S_ISLNK(found.st_mode) and IS_NEAR(found.st_mtim):
+        one.is_there, one.length, one.size, one.mtime_ns = True, <size_t>got, got, TIME_NS(found.st_mtim)
+
+
+cdef bint has_attributes(int fd) noexcept nogil:
+    """Whether there are extended attributes of the owner's, or an ACL; also when nobody knows."""
+    cdef char names[1024]
+    cdef ssize_t length = flistxattr(fd, names, sizeof(names)), at = 0
+    if length < 0:
+        return errno != EOPNOTSUPP
+    while at < length:
+        if strncmp(names + at, b"user.", 5) == 0 or strncmp(names + at, b"system.posix_acl_", 17) == 0:
+            return True
+        at += <ssize_t>strlen(names + at) + 1
+    return False
 
 
 # ---- making

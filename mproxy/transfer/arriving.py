@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mproxy.ground.errors import MproxyError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Data = bytes | bytearray | memoryview
+
+
+class Unlike(MproxyError):
+    """Blocks that were copied from another file are not what they should be: they are missing."""
+
+    def __init__(self, numbers: set[int]) -> None:
+        super().__init__("the older file at the receiver has changed meanwhile: send it again")
+        self.numbers = numbers
 
 
 class ArrivingFile:
@@ -22,6 +32,16 @@ class ArrivingFile:
     def write_block(self, number: int, data: Data, digest: bytes) -> bool:
         """Write a block whose digest must be `digest`; False when it is another."""
         raise NotImplementedError
+
+    def copy_block(self, _number: int, _fd: int, _offset: int, _digest: bytes) -> bool:
+        """Have as a block what another file holds at an offset, and what should have `digest`: whether it does is found
+        out by `unlike_copies`, or by `finish`, which raises Unlike. False: it cannot be copied, and nothing has
+        changed."""
+        return False
+
+    def unlike_copies(self) -> set[int]:
+        """The numbers of those copied since the last call that are not what they should be, and so are missing."""
+        return set()
 
     def write_holes(self, first: int, count: int) -> None:
         """These blocks, none of which is the last, are zeros: nothing is on the sender's disk. Only of a sparse file,

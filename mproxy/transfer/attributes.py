@@ -30,6 +30,14 @@ def _is_carried(name: bytes) -> bool:
     return name.startswith(_OWN) or name in _ACLS
 
 
+def has_attributes(path: str) -> bool:
+    """Whether there are some to be carried; also when nobody knows."""
+    try:
+        return any(map(_is_carried, map(os.fsencode, os.listxattr(path))))
+    except OSError as error:
+        return error.errno not in _NONE_HERE
+
+
 def attributes_of(fd: int) -> bytes:
     """Those of an open file, for a FILE message; empty if it has none. OSError, AttributesError."""
     try:

@@ -4,6 +4,9 @@ An entry is what FILE says of a file, then its name, and then its contents if th
 not have the file: its directory was made during this transfer. Else the receiver answers that it wants it. The root
 tells the hash of the whole; zeros with BY_TIME, where size and time decide.
 
+If the receiver takes links in bundles there are entries of symbolic links, too, their contents what they lead to, and
+of further names of small files, with the first name, behind its length (2), in place of contents.
+
 The receiver answers bundles in their order, with one BundleAnswer for each entry.
 """
 
@@ -34,14 +37,22 @@ if TYPE_CHECKING:
 # How large ours are. Memory at both ends is bounded by it, and so is what is lost with a connection.
 BUNDLE_ENTRIES, BUNDLE_BYTES = 256, 1 << 18
 
-AS_DIRECTORY, AS_FILE, FOLLOWED, UNREAD = 0, 1, 2, 4  # how `read_files` reads
+# How `read_files` and `pack_files` read.
+AS_DIRECTORY, AS_FILE, FOLLOWED, UNREAD, AS_LINK, WITHOUT_ATTRIBUTES = 0, 1, 2, 4, 8, 16
 
-WITH_DATA = 4  # beside BY_TIME: the contents follow
+# Flags beside BY_TIME: the contents follow; or the name of a file that has arrived and is the same one (a hard link).
+WITH_DATA, WITH_OTHER = 4, 8
 
 _ENTRY = struct.Struct(f">BBHqIH{DIGEST_BYTES}s")  # kind, flags, mode, mtime (ns), size, bytes of the name, root
 ENTRY_BYTES = _ENTRY.size
 _NO_IDENTITY = bytes(16)
-_KINDS = {kind.value: kind for kind in (FileKind.FILE, FileKind.DIRECTORY)}
+_OTHER = struct.Struct(">H")  # bytes of the other name
+_KINDS = {kind.value: kind for kind in (FileKind.FILE, FileKind.DIRECTORY, FileKind.LINK)}
+
+
+# What an entry may say.
+_FLAGS = {FileKind.FILE: (0, BY_TIME, WITH_DATA, WITH_DATA | BY_TIME, WITH_OTHER, WITH_OTHER | BY_TIME),
+          FileKind.DIRECTORY: (0,), FileKind.LINK: (WITH_DATA,)}
 
 
 class BundleAnswer(enum.IntEnum):
@@ -82,15 +93,23 @@ def parse_bundle(data: Data, count: int) -> list[BundleEntry]:
         kind = _KINDS.get(number)
         at += ENTRY_BYTES + length
         if kind is None or size > MOST_BYTES or length > MOST_NAME_BYTES or not -MOST_TIME_NS <= mtime_ns <= (
-                MOST_TIME_NS) or flags & ~(BY_TIME | WITH_DATA) or (kind is not FileKind.FILE and (size or flags)):
+                MOST_TIME_NS) or flags not in _FLAGS[kind] or (kind is FileKind.DIRECTORY and size):
             raise bad("a malformed entry of a bundle")
         name = bytes(view[at - length:at])
-        begin = -1
+        begin, other = -1, b""
         if flags & WITH_DATA:
             begin, at = at, at + size
-        if at > end:
+        elif flags & WITH_OTHER and end - at >= _OTHER.size:
+            begin = at + _OTHER.size
+            at = begin + _OTHER.unpack_from(view, at)[0]
+            other, begin = bytes(view[begin:at]), -1
+        if at > end or (flags & WITH_OTHER and not 0 < len(other) <= MOST_NAME_BYTES):
             raise bad("a bundle that is too short")
-        file = File(0, kind, mode, mtime_ns, size, _NO_IDENTITY, name, b"", flags & BY_TIME)
+        if kind is FileKind.LINK:
+            other, begin, size = bytes(view[begin:at]), -1, 0
+            if not 0 < len(other) <= MOST_NAME_BYTES or b"\0" in other:
+                raise bad("a malformed entry of a bundle")
+        file = File(0, kind, mode, mtime_ns, size, _NO_IDENTITY, name, other, flags & BY_TIME)
         entries.append(BundleEntry(file, root, begin))
     if at != end:
         raise bad("a bundle that is longer than its entries")

@@ -15,6 +15,7 @@ from mproxy.transfer._disk import find
 from mproxy.transfer._hash import small_root
 from mproxy.transfer._small import make_files, read_files
 from mproxy.transfer.bundle import AS_FILE, UNREAD, BundleAnswer
+from mproxy.transfer.file_links import SecondName
 from mproxy.transfer.file_names import check_part
 from mproxy.transfer.messages import BY_TIME, End, FileKind
 from mproxy.transfer.partial import finish_together
@@ -54,6 +55,8 @@ class BundleStore:
                     if entry.file.kind is FileKind.DIRECTORY:
                         made = self._destination.make(entry.file)
                         self._answers[number] = BundleAnswer.MADE if made else BundleAnswer.DONE
+                    elif entry.file.other:
+                        self._answers[number] = self._link(entry)
                     elif entry.at < 0:
                         compared.append((number, *self._place_of(entry.file.name)))
                     else:
@@ -78,6 +81,22 @@ class BundleStore:
         else:
             check_part(name, self._destination.dots)
         return directory, name
+
+    def _link(self, entry: BundleEntry) -> BundleAnswer:
+        """A symbolic link, or a further name of a file that is here."""
+        file = entry.file
+        if file.kind is FileKind.LINK:
+            self._destination.link(file)
+            return BundleAnswer.DONE
+        target = self._destination.open(file)
+        try:
+            if isinstance(target, SecondName):
+                target.begin()
+                if target.finish(file.size, entry.root) == entry.root:
+                    return BundleAnswer.DONE
+        finally:
+            target.close()
+        return BundleAnswer.ALONE
 
     def _make(self, entries: Sequence[BundleEntry], places: list[Place]) -> None:
         errors = make_files(self._data, [

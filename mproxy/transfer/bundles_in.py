@@ -10,12 +10,15 @@ from collections import deque
 from functools import partial
 
 from mproxy.ground.errors import PeerError
+from mproxy.transfer import zstd
 from mproxy.transfer.bundle import check_count, parse_bundle
 from mproxy.transfer.bundle_store import BundleStore
 from mproxy.transfer.destinations import IntoDirectory
+from mproxy.transfer.tree import LEAF_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mproxy.transfer.arriving import Data
     from mproxy.transfer.bundle import BundleAnswer, BundleEntry
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import Bundle
@@ -44,7 +47,7 @@ class IncomingBundles:
 
     def __init__(self, host: BundlesInHost, destination: Destination, workers: Workers) -> None:
         self._host, self._destination, self._workers = host, destination, workers
-        self._waiting: deque[tuple[int, memoryview]] = deque()  # number of entries, and these
+        self._waiting: deque[tuple[Bundle, memoryview]] = deque()
         self._is_storing = False
         self._closed = False
         self.received = self.stored = 0  # bundles
@@ -54,11 +57,13 @@ class IncomingBundles:
         if not isinstance(self._destination, IntoDirectory):
             raise PeerError(None, "a bundle, which this receiver does not take")
         check_count(bundle.count)
+        if bundle.length > LEAF_BYTES:
+            raise PeerError(None, "a bundle that is too long")
 
     def add(self, bundle: Bundle, data: memoryview) -> None:
         """It has come."""
         self.received += 1
-        self._waiting.append((bundle.count, data))
+        self._waiting.append((bundle, data))
         self.go_on()
 
     @property
@@ -71,13 +76,18 @@ class IncomingBundles:
         if self._is_storing or not self._waiting or self._closed or not self._host.may_store():
             return
         self._is_storing = True
-        count, data = self._waiting.popleft()
-        self._workers.submit(partial(self._store, count, data), partial(self._was_stored, data), short=count)
+        bundle, data = self._waiting.popleft()
+        self._workers.submit(partial(self._store, bundle, data), partial(self._was_stored, data), short=bundle.count)
 
-    def _store(self, count: int, data: memoryview) -> Stored:
+    def _store(self, bundle: Bundle, data: Data) -> Stored:
         """On a worker's thread."""
         assert isinstance(self._destination, IntoDirectory)
-        entries = parse_bundle(data, count)
+        if bundle.length:
+            unpacked = zstd.decompress(data, bundle.length)
+            if unpacked is None or len(unpacked) != bundle.length:
+                raise PeerError(None, "a bundle that is damaged, or longer than it says")
+            data = unpacked
+        entries = parse_bundle(data, bundle.count)
         return entries, BundleStore(self._destination, data).store(entries)
 
     def _was_stored(self, data: memoryview, stored: Stored | None, error: Exception | None) -> None:

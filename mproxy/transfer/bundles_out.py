@@ -12,22 +12,27 @@ from collections import deque
 from functools import partial
 
 from mproxy.transfer._small import HERE, MOST_BYTES, pack_files
+from mproxy.transfer.attributes import has_attributes
 from mproxy.transfer.bundle import (
     AS_DIRECTORY,
     AS_FILE,
+    AS_LINK,
     BUNDLE_BYTES,
     BUNDLE_ENTRIES,
     ENTRY_BYTES,
     FOLLOWED,
     UNREAD,
     WITH_DATA,
+    WITH_OTHER,
+    WITHOUT_ATTRIBUTES,
     BundleAnswer,
 )
-from mproxy.transfer.messages import BY_TIME, Answers, FileKind, Outcome, Result, bad, pack_bundle
+from mproxy.transfer.messages import BY_TIME, Answers, FileKind, Outcome, Result, bad, pack_bundle, pack_packed_bundle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.source_file import SourceFile
+    from mproxy.transfer.squeezer import Squeezer
     from mproxy.transfer.workers import Workers
     # Which source, that source, whether its contents are sent.
     Item = tuple[int, SourceFile, bool]
@@ -37,7 +42,7 @@ MOST_READING = 4  # bundles that are being read, or wait to be sent
 # Sources that may be on their way or unanswered: what is kept of them takes memory. 16 MB of files of 1 KB.
 MOST_UNANSWERED = 16384
 
-_FILE, _DIRECTORY = FileKind.FILE.value, FileKind.DIRECTORY.value
+_FILE, _DIRECTORY, _LINK = FileKind.FILE.value, FileKind.DIRECTORY.value, FileKind.LINK.value
 _DONE, _MADE, _WANTED, _ALONE = BundleAnswer
 
 
@@ -65,6 +70,7 @@ class _OutgoingBundle:
         self.roots: list[bytes] = []  # of those that were sent
         self.expected_bytes = 0
         self.message: bytes | None = None  # once they were read
+        self.saved_bytes = 0  # of it, as it is compressed
         self.left: list[Item] = []  # what could not be read so
         self.moved_bytes = 0
 
@@ -81,16 +87,20 @@ class OutgoingBundles:
         self._fresh: set[bytes] = set()  # directories in which the receiver has nothing but what was sent
         self._unanswered_items = 0
         self.made = self.sent = 0  # bundles that were handed to a worker, and to the connection
+        self.takes_links = False  # the receiver does, in bundles
+        self.squeezer: Squeezer | None = None  # that compresses them, once the receiver takes such
 
     # ---- what is put into them
 
-    @staticmethod
-    def takes(source: SourceFile) -> bool:
+    def takes(self, source: SourceFile) -> bool:
         """Whether this may go in a bundle."""
-        if source.path is None or source.same_as or source.with_attributes:
+        if source.path is None or (source.same_as and not self.takes_links):
             return False
-        return source.kind is FileKind.DIRECTORY or (
-            source.kind is FileKind.FILE and source.expected_bytes <= MOST_BYTES)
+        if source.kind is FileKind.LINK:
+            return self.takes_links
+        if source.kind is FileKind.DIRECTORY:  # what is in it comes behind it
+            return not (source.with_attributes and has_attributes(source.path))
+        return source.kind is FileKind.FILE and source.expected_bytes <= MOST_BYTES
 
     @property
     def begun(self) -> int:
@@ -108,7 +118,7 @@ class OutgoingBundles:
 
     def add(self, index: int, source: SourceFile) -> None:
         """Have it sent."""
-        self._put(index, source, self._is_fresh(source.name.rpartition(b"/")[0]))
+        self._put(index, source, not source.same_as and self._is_fresh(source.name.rpartition(b"/")[0]))
 
     def _is_fresh(self, directory: bytes) -> bool:
         """Whether the receiver has nothing there but what was sent: it was made now, or lies in one that was."""
@@ -128,7 +138,8 @@ class OutgoingBundles:
     def _put(self, index: int, source: SourceFile, with_data: bool) -> None:
         filling = self._filling
         filling.items.append((index, source, with_data))
-        filling.expected_bytes += ENTRY_BYTES + len(source.name) + source.expected_bytes * with_data
+        filling.expected_bytes += ENTRY_BYTES + len(source.name) + len(source.same_as) + (
+            source.expected_bytes * with_data)
         if len(filling.items) >= BUNDLE_ENTRIES or filling.expected_bytes >= BUNDLE_BYTES:
             self.hand_over()
 
@@ -139,7 +150,8 @@ class OutgoingBundles:
         bundle, self._filling = self._filling, _OutgoingBundle()
         self._reading.append(bundle)
         self.made += 1
-        self._workers.submit(partial(_read, bundle), partial(self._was_read, bundle), short=len(bundle.items))
+        self._workers.submit(partial(_read, bundle, self.squeezer), partial(self._was_read, bundle),
+                             short=len(bundle.items))
 
     def _was_read(self, _bundle: _OutgoingBundle, _result: None, error: Exception | None) -> None:
         if error is not None:
@@ -153,8 +165,9 @@ class OutgoingBundles:
         """Whether the next one can be sent."""
         return bool(self._reading) and self._reading[0].message is not None
 
-    def take(self) -> tuple[bytes, int]:
-        """(message, bytes of files in it) of the next one; it is empty if nothing of it could be read."""
+    def take(self) -> tuple[bytes, int, int]:
+        """(message, bytes of files in it, bytes that compressing it has saved) of the next one; it is empty if nothing
+        of it could be read."""
         bundle = self._reading.popleft()
         message, bundle.message = bundle.message, None
         self.sent += 1
@@ -163,7 +176,7 @@ class OutgoingBundles:
         if bundle.items:
             self._unanswered.append(bundle)
             self._unanswered_items += len(bundle.items)
-        return message or b"", bundle.moved_bytes
+        return message or b"", bundle.moved_bytes, bundle.saved_bytes
 
     # ---- answers
 
@@ -188,7 +201,7 @@ class OutgoingBundles:
                 raise bad("the receiver's answer does not fit the bundle")
 
 
-def _read(bundle: _OutgoingBundle) -> None:
+def _read(bundle: _OutgoingBundle, squeezer: Squeezer | None) -> None:
     """Read the sources of a bundle. On a worker's thread; nobody else touches it meanwhile."""
     entries, found = pack_files([_wanted(source, with_data) for _index, source, with_data in bundle.items])
     if None in found:
@@ -196,16 +209,27 @@ def _read(bundle: _OutgoingBundle) -> None:
         bundle.items = [item for item, one in zip(bundle.items, found, strict=True) if one is not None]
     there = [one for one in found if one is not None]
     for (_index, source, with_data), (size, _root) in zip(bundle.items, there, strict=True):
-        source.size = size
-        bundle.moved_bytes += size * with_data
+        if source.kind is not FileKind.LINK:
+            source.size = size
+            bundle.moved_bytes += size * with_data
     bundle.roots = [root for _size, root in there]
-    bundle.message = pack_bundle(len(there), entries) if there else b""
+    packed = squeezer.squeeze(entries) if squeezer is not None and there else None
+    if packed is not None:
+        bundle.saved_bytes = len(entries) - len(packed)
+        bundle.message = pack_packed_bundle(len(there), len(entries), packed)
+    else:
+        bundle.message = pack_bundle(len(there), entries) if there else b""
 
 
-def _wanted(source: SourceFile, with_data: bool) -> tuple[int, bytes, int, int, int, bytes]:
+def _wanted(source: SourceFile, with_data: bool) -> tuple[int, bytes, int, int, int, bytes, bytes]:
     """As pack_files takes it."""
-    path, follows = os.fsencode(source.path or ""), FOLLOWED * source.follows
+    path = os.fsencode(source.path or "")
+    if source.kind is FileKind.LINK:
+        return HERE, path, AS_LINK, _LINK, WITH_DATA, source.name, b""
+    how = FOLLOWED * source.follows | WITHOUT_ATTRIBUTES * source.with_attributes
     if source.kind is FileKind.DIRECTORY:
-        return HERE, path, AS_DIRECTORY | follows, _DIRECTORY, 0, source.name
-    return (HERE, path, AS_FILE | follows | UNREAD * (source.by_time and not with_data), _FILE,
-            BY_TIME * source.by_time | WITH_DATA * with_data, source.name)
+        return HERE, path, AS_DIRECTORY | how, _DIRECTORY, 0, source.name, b""
+    if source.same_as:  # its contents are compared whatever its time is
+        return HERE, path, AS_FILE | how, _FILE, WITH_OTHER, source.name, source.same_as
+    return (HERE, path, AS_FILE | how | UNREAD * (source.by_time and not with_data), _FILE,
+            BY_TIME * source.by_time | WITH_DATA * with_data, source.name, b"")

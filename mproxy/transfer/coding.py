@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from itertools import islice
 
 from mproxy.transfer import zstd
@@ -35,26 +36,25 @@ LEAST_PACKED_BYTES = 256  # less is not worth a frame
 _COUNT = struct.Struct(">I")
 _PIECE = struct.Struct(">QI")
 
+_rooms = threading.local()
 
-def rebuild_from(sketch: Sketch, fd: int, number: int, data: Data) -> bytes | None:
-    """`data`, block `number` of the file of a descriptor, as pieces; None if that is not shorter."""
-    around = sketch.block_bytes - 1
+
+def pieces_of(sketch: Sketch, text: memoryview, begin: int, length: int, number: int) -> bytes | None:
+    """Block `number`, `length` bytes from `begin` on of `text`, as pieces; None if that is not shorter. The rest of the
+    text is what is around it in the file: a block of the sketch less a byte on either side, if there is as much."""
     at = number * LEAF_BYTES
-    before = os.pread(fd, min(around, at), max(0, at - around))
-    behind = os.pread(fd, around, at + len(data)) if len(data) == LEAF_BYTES else b""
-    text = b"".join((before, data, behind))
-    begin, end = len(before), len(before) + len(data)
+    data = text[begin:begin + length]
     guess = at // sketch.block_bytes if at % sketch.block_bytes == 0 else -1
     pieces: list[bytes] = []
     new: list[Data] = []
     done = 0
-    for place, offset, length in sketch.find(text, begin, end, guess):
+    for place, offset, same in sketch.find(text, begin, begin + length, guess):
         here = place - begin
         if here > done:
             pieces.append(_PIECE.pack(NEW, here - done))
             new.append(data[done:here])
-        pieces.append(_PIECE.pack(offset, length))
-        done = here + length
+        pieces.append(_PIECE.pack(offset, same))
+        done = here + same
     if done < len(data):
         pieces.append(_PIECE.pack(NEW, len(data) - done))
         new.append(data[done:])
@@ -63,9 +63,18 @@ def rebuild_from(sketch: Sketch, fd: int, number: int, data: Data) -> bytes | No
     return b"".join((_COUNT.pack(len(pieces)), *pieces, *new))
 
 
+def whole_piece(coded: Coded, data: Data) -> int | None:
+    """Where a block is in the older file, if it is all there in one piece."""
+    if coded.coding != REBUILT or len(data) != _COUNT.size + _PIECE.size or _COUNT.unpack_from(data)[0] != 1:
+        return None
+    offset: int
+    offset, length = _PIECE.unpack_from(data, _COUNT.size)
+    return offset if length == coded.length and offset < 1 << 62 else None
+
+
 def decode(coded: Coded, data: Data, fd: int) -> Data | None:
-    """The block that `data` stand for; `fd`: the older file, -1 if there is none. None: it cannot be made, as when that
-    file is another by now. PeerError for what no sender writes."""
+    """The block that `data` stand for, until the next one on this thread; `fd`: the older file, -1 if there is none.
+    None: it cannot be made, as when that file is another by now. PeerError for what no sender writes."""
     if coded.coding & PACKED:
         unpacked = zstd.decompress(data, LEAF_BYTES)
         if unpacked is None:
@@ -84,8 +93,7 @@ def _rebuild(data: Data, length: int, fd: int) -> Data | None:
     at = begin + count * _PIECE.size  # of the next new bytes
     if count > MOST_PIECES or at > len(data):
         raise bad("a block of too many pieces")
-    view, made, done = memoryview(data), bytearray(length), 0
-    out = memoryview(made)
+    view, out, done = memoryview(data), _room()[:length], 0
     for offset, piece in islice(_PIECE.iter_unpack(view[begin:at]), count):
         if piece > length - done or (offset == NEW and piece > len(view) - at):
             raise bad("pieces that are longer than their block")
@@ -98,7 +106,15 @@ def _rebuild(data: Data, length: int, fd: int) -> Data | None:
             return None
     if done != length or at != len(view):
         raise bad("pieces that are not their block")
-    return made
+    return out
+
+
+def _room() -> memoryview:
+    """For a block, of this thread: memory that was used before need not be cleared."""
+    if not hasattr(_rooms, "room"):
+        _rooms.room = memoryview(bytearray(LEAF_BYTES))
+    room: memoryview = _rooms.room
+    return room
 
 
 def _read(fd: int, target: memoryview, offset: int) -> bool:

@@ -8,6 +8,7 @@ from mproxy.transfer.messages import (
     BUNDLE,
     CODED,
     HEADER,
+    PACKED_BUNDLE,
     WITH_BULK,
     Block,
     Bundle,
@@ -156,8 +157,10 @@ class Conversation(LinkHandler):
                 self._block = Block(*BLOCK.unpack_from(self._ahead, begin))
             elif kind is MessageType.CODED:
                 self._block = Coded(*CODED.unpack_from(self._ahead, begin))
-            else:
+            elif kind is MessageType.BUNDLE:
                 self._block = Bundle(*BUNDLE.unpack_from(self._ahead, begin))
+            else:
+                self._block = Bundle(*PACKED_BUNDLE.unpack_from(self._ahead, begin))
             buffer = self.block_buffer(self._block, self._length)
             return buffer is not None and self._receive(buffer)
         self._at = begin + length

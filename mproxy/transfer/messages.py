@@ -12,6 +12,7 @@
                                                       SKETCH {index, bytes of a block, key, blocks, sums} ...
     CODED {index, number, digest, coding, length} ...
     BUNDLE {number of entries} entries ...
+    PACKED_BUNDLE {number of entries, their bytes} entries ...
                                                       ANSWER {what became of each entry}
     KEEP {flags, names} ...
                                                       EXTRA {flags, first number, names} ...
@@ -31,7 +32,7 @@ said to be sparse, and only if the receiver takes them.
 A BUNDLE (mproxy.transfer.bundle) stands for the FILEs of many small files and directories, and for what follows these:
 nothing is waited for, only the connection's window holds it up. `made`, of a directory, says that nothing is in it yet.
 A file that was in a bundle may be announced once more by itself. Bundles are answered in order. A FILE is looked at
-when the bundles before it are.
+when the bundles before it are. A PACKED_BUNDLE is one whose entries are compressed, if the receiver takes such.
 
 CODED stands for a BLOCK: its data, `length` bytes of them, are written in a shorter way (mproxy.transfer.coding). The
 sender does what the receiver's last HELLO says that it can read. One whose HELLO says that it wants SKETCHes gets them
@@ -61,6 +62,7 @@ from mproxy.ground.errors import PeerError
 from mproxy.transfer._rolling import KEY_BYTES, SUM_BYTES
 from mproxy.transfer.plain_messages import Answers as Answers
 from mproxy.transfer.plain_messages import Block as Block
+from mproxy.transfer.plain_messages import Bundle as Bundle
 from mproxy.transfer.plain_messages import End as End
 from mproxy.transfer.plain_messages import Holes as Holes
 from mproxy.transfer.plain_messages import LeftOut as LeftOut
@@ -108,6 +110,7 @@ _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
 BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
 BUNDLE = struct.Struct(">I")  # number of entries; then these
+PACKED_BUNDLE = struct.Struct(">II")  # number of entries, bytes of these; then a Zstandard frame of them
 CODED = struct.Struct(f">II{DIGEST_BYTES}sB3xI")  # index, number, digest, coding, length; then the data, coded
 _SKETCH = struct.Struct(f">II{KEY_BYTES}sI")  # index, bytes of a block, key, blocks of the whole; then sums of some
 _KEEP = struct.Struct(">B3x")  # flags; then names
@@ -126,6 +129,8 @@ SPARSE, BY_TIME = 1, 2  # flags of a FILE
 PACKED, REBUILT = 1, 2  # as codings of a CODED message: compressed; made of an older file
 DELETES = 4  # of a receiver: what the sender does not have
 NOTES = 8  # of a receiver: it takes LEFT_OUT and TOTAL
+PACKED_BUNDLES = 16  # of a receiver: it takes these
+LINKS = 32  # of a receiver: bundles may have links (mproxy.transfer.bundle)
 
 # Flags of KEEP, EXTRA and REMOVE: this is the last one; KEEP: it goes on with the last directory of the one before;
 # EXTRA: it is the last that answers a KEEP.
@@ -151,6 +156,7 @@ class MessageType(enum.IntEnum):
     REMOVED = 16
     LEFT_OUT = 17
     TOTAL = 18
+    PACKED_BUNDLE = 19
 
 
 class FileKind(enum.IntEnum):
@@ -183,13 +189,16 @@ _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, Me
                 MessageType.BYE: 0, MessageType.HOLES: _HOLES.size, MessageType.BUNDLE: BUNDLE.size,
                 MessageType.ANSWER: 1, MessageType.SKETCH: _SKETCH.size + SUM_BYTES, MessageType.CODED: CODED.size,
                 MessageType.KEEP: _KEEP.size, MessageType.EXTRA: _EXTRA.size, MessageType.REMOVE: _REMOVE.size,
-                MessageType.REMOVED: _REMOVED.size, MessageType.LEFT_OUT: 1, MessageType.TOTAL: _TOTAL.size}
+                MessageType.REMOVED: _REMOVED.size, MessageType.LEFT_OUT: 1, MessageType.TOTAL: _TOTAL.size,
+                MessageType.PACKED_BUNDLE: PACKED_BUNDLE.size}
 _MOST_BYTES = {MessageType.BLOCK: BLOCK.size + LEAF_BYTES, MessageType.BUNDLE: BUNDLE.size + LEAF_BYTES,
+               MessageType.PACKED_BUNDLE: PACKED_BUNDLE.size + LEAF_BYTES,
                MessageType.ANSWER: MOST_BUNDLE_ENTRIES, MessageType.CODED: CODED.size + LEAF_BYTES,
                MessageType.LEFT_OUT: MOST_NAME_BYTES + 1 + MOST_TEXT_BYTES, MessageType.TOTAL: _TOTAL.size}
 
 # What is followed by data that go into a buffer of their own; the message itself ends before them.
-WITH_BULK = {MessageType.BLOCK: BLOCK.size, MessageType.BUNDLE: BUNDLE.size, MessageType.CODED: CODED.size}
+WITH_BULK = {MessageType.BLOCK: BLOCK.size, MessageType.BUNDLE: BUNDLE.size, MessageType.CODED: CODED.size,
+             MessageType.PACKED_BUNDLE: PACKED_BUNDLE.size}
 
 # As many sums as fit into one SKETCH.
 _SUMS_AT_ONCE = (MOST_CONTROL_BYTES - _SKETCH.size) // SUM_BYTES * SUM_BYTES
@@ -330,16 +339,6 @@ class Removed(namedtuple("Removed", "count failed text")):
         def __new__(cls, count: int, failed: int, text: str) -> Self: ...
 
 
-class Bundle(namedtuple("Bundle", "count")):
-    """What a BUNDLE message says of its data."""
-
-    __slots__ = ()
-    count: int
-
-    if TYPE_CHECKING:
-        def __new__(cls, count: int) -> Self: ...
-
-
 class Outcome(namedtuple("Outcome", "index code root text made", defaults=(False,))):
     """A RESULT message. `made`: the directory was made now, so nothing is in it."""
 
@@ -438,6 +437,10 @@ def pack_removed(removed: Removed) -> bytes:
 
 def pack_bundle(count: int, entries: bytes) -> bytes:
     return _pack(MessageType.BUNDLE, BUNDLE.pack(count), entries)
+
+
+def pack_packed_bundle(count: int, length: int, frame: bytes) -> bytes:
+    return _pack(MessageType.PACKED_BUNDLE, PACKED_BUNDLE.pack(count, length), frame)
 
 
 def pack_answer(codes: bytes) -> bytes:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import (
+    copy_range,
     create,
     create_all,
     find,
@@ -39,7 +40,7 @@ from mproxy.transfer._disk import (
     status_of,
     write_at,
 )
-from mproxy.transfer.arriving import ArrivingFile
+from mproxy.transfer.arriving import ArrivingFile, Unlike
 from mproxy.transfer.attributes import give_attributes
 from mproxy.transfer.file_names import PART, temporary_names
 from mproxy.transfer.holes import fill_with_zeros, is_hole, write_with_holes
@@ -147,6 +148,7 @@ class PartialFile(ArrivingFile):
         self._reserved = 0  # bytes of the file for which room is reserved
         self._reserving = threading.Lock()
         self._arrived = 0  # bytes in this attempt
+        self._copied: set[int] = set()  # blocks that were copied, and not looked at yet
         self._parts = Parts()  # of a pipe
         self._cancelled = False
         self._made: list[bytes] = []  # temporary names that did not exist before
@@ -238,12 +240,13 @@ class PartialFile(ArrivingFile):
         self._forget(self._damaged())
         return True
 
-    def _damaged(self) -> list[int]:
-        """Numbers of blocks that the state claims but whose data on the disk differs."""
-        count = len(self._digests) // DIGEST_BYTES
-        return [number for found in self._spread(self._damaged_in, spans(count)) for number in found]
+    def _damaged(self, numbers: Sequence[int] | None = None) -> list[int]:
+        """Which of these blocks (None: of all) the state claims although their data on the disk differ."""
+        numbers = range(len(self._digests) // DIGEST_BYTES) if numbers is None else numbers
+        some = [numbers[at.start:at.stop] for at in spans(len(numbers))]
+        return [number for found in self._spread(self._damaged_in, some) for number in found]
 
-    def _damaged_in(self, numbers: range) -> list[int]:
+    def _damaged_in(self, numbers: Sequence[int]) -> list[int]:
         size, found = self._size(), []
         buffer = bytearray(min(size, LEAF_BYTES))
         count = len(self._digests) // DIGEST_BYTES
@@ -352,6 +355,22 @@ class PartialFile(ArrivingFile):
         self._reserve()
         return True
 
+    def copy_block(self, number: int, fd: int, offset: int, digest: bytes) -> bool:
+        length = block_length(self._file.size, number)
+        if self._file.sparse or not copy_range(fd, offset, self._fd, number * LEAF_BYTES, length):
+            return False
+        self._arrived += length
+        self._copied.add(number)
+        self._note(number, digest)
+        self._reserve()
+        return True
+
+    def unlike_copies(self) -> set[int]:
+        copied, self._copied = self._copied, set()
+        found = self._damaged(sorted(copied))
+        self._forget(found)
+        return set(found)
+
     def write_holes(self, first: int, count: int) -> None:
         if not self._is_new:
             for number in range(first, first + count):
@@ -416,6 +435,9 @@ class PartialFile(ArrivingFile):
             status = status_of(self._fd)
             if damaged or status.st_size != size:
                 self._forget(damaged)
+                if self._copied.issuperset(damaged) and status.st_size == size:
+                    self._copied = set()
+                    raise Unlike(set(damaged))
                 raise Damaged("the data on the receiver's disk is not what was written there: send it again")
             if (status.st_mtime_ns, status.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns):
                 return

@@ -74,3 +74,15 @@ class Block(namedtuple("Block", "index number digest")):
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, number: int, digest: bytes) -> Self: ...
+
+
+class Bundle(namedtuple("Bundle", "count length", defaults=(0,))):
+    """What a BUNDLE or a PACKED_BUNDLE says of its data; `length`: their bytes before they were compressed, 0 if they
+    are not."""
+
+    __slots__ = ()
+    count: int
+    length: int
+
+    if TYPE_CHECKING:
+        def __new__(cls, count: int, length: int = 0) -> Self: ...

@@ -6,7 +6,7 @@ from __future__ import annotations
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages, zstd
 from mproxy.transfer.basis import LEAST_BYTES, SKETCH_BYTES_AHEAD
-from mproxy.transfer.coding import decode
+from mproxy.transfer.coding import decode, whole_piece
 from mproxy.transfer.messages import MOST_RANGES, PACKED, REBUILT, FileKind, bad
 from mproxy.transfer.tree import LEAF_BYTES
 
@@ -103,9 +103,12 @@ class Rebuilding:
 
 
 def write_coded(arriving: Arrival, block: Coded, data: Data) -> bool:
-    """Whether the block was good; PeerError for what no sender writes. On a worker's thread."""
+    """Whether the block was good, as far as is known; PeerError for what no sender writes. On a worker's thread."""
     target, basis = arriving.target, arriving.basis
     assert target is not None  # blocks are asked for when it is open
+    offset = whole_piece(block, data)
+    if offset is not None and basis is not None and target.copy_block(block.number, basis.fd, offset, block.digest):
+        return True
     decoded = decode(block, data, basis.fd if basis is not None else -1)
     return decoded is not None and target.write_block(block.number, decoded, block.digest)
 

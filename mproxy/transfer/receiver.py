@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer import messages
 from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance, Share
 from mproxy.transfer.arrival import Arrival
 from mproxy.transfer.arrived_directories import ArrivedDirectories
+from mproxy.transfer.arriving import Unlike
 from mproxy.transfer.block_buffers import BUFFERS, BlockBuffers
 from mproxy.transfer.bundle import BundleAnswer
 from mproxy.transfer.bundles_in import BundlesInHost, IncomingBundles
@@ -30,12 +31,13 @@ from mproxy.transfer.messages import (
     FileKind,
     Result,
 )
-from mproxy.transfer.partial import Busy, Cancelled
+from mproxy.transfer.opening import Opening
+from mproxy.transfer.partial import Busy
 from mproxy.transfer.present import Differs
 from mproxy.transfer.rebuilding import Rebuilding, note_wrong, write_coded
 from mproxy.transfer.results import result_of
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
-from mproxy.transfer.workers import Kind, Together, tried
+from mproxy.transfer.workers import Kind, Together
 from mproxy.transport._packet import EndCode
 
 TYPE_CHECKING = False
@@ -49,13 +51,11 @@ if TYPE_CHECKING:
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.finishing import Finishing, Written
     from mproxy.transfer.messages import Message
-    from mproxy.transfer.workers import Tried, Workers
+    from mproxy.transfer.opening import Opened, Ranges
+    from mproxy.transfer.workers import Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import KeyExchange
     Found = TypeVar("Found")
-    Ranges = Sequence[tuple[int, int]]
-    # What a file is received into and what of it is missing; whether a directory (None) was made now.
-    Opened = tuple[ArrivingFile | None, Ranges, bool]
 
 MOST_PENDING = messages.MOST_RANGES + BUFFERS  # jobs of one file
 
@@ -115,10 +115,11 @@ class FileReceiver(Conversation, BundlesInHost):
         self._waiting_block = False
         self._whole: tuple[Arrival, Block, memoryview] | None = None  # the only block of a file, whose END comes next
         self._together = Together(workers)  # small files
-        self._opening = Kind(self._open_all, self._was_opened)
+        self._rebuilding = Rebuilding(link, destination)
+        self._opening = Opening(destination, self._rebuilding)
+        self._openings = Kind(self._opening.open_all, self._was_opened)
         self._finishing = Kind(finish_all, self._was_written_with_others)
         self._bundles = IncomingBundles(self, destination, workers)
-        self._rebuilding = Rebuilding(link, destination)
         self._deletion = IncomingDeletion(
             link, destination, workers, lambda surplus, answer: observer.on_surplus(self, surplus, answer),
             lambda reason: self.give_up(EndCode.BAD_PACKET, reason))
@@ -139,7 +140,13 @@ class FileReceiver(Conversation, BundlesInHost):
     def _say_hello(self) -> None:
         self.link.send(messages.pack_hello(messages.MOST_AHEAD, self._destination.takes_holes,
                                            self._destination.takes_attributes, self._destination.takes_bundles,
-                                           self._rebuilding.abilities | self._deletion.ability | messages.NOTES))
+                                           self._rebuilding.abilities | self._deletion.ability | messages.NOTES
+                                           | messages.LINKS * self._destination.takes_bundles
+                                           | messages.PACKED_BUNDLES * self._takes_packed_bundles))
+
+    @property
+    def _takes_packed_bundles(self) -> bool:
+        return self._destination.takes_bundles and bool(self._rebuilding.abilities & messages.PACKED)
 
     def _take_messages(self) -> None:
         with self._together:
@@ -181,6 +188,8 @@ class FileReceiver(Conversation, BundlesInHost):
         if isinstance(block, messages.Bundle):
             if self.first is None or self._said_bye:
                 raise messages.bad("a bundle before the first file, or after the goodbye")
+            if block.length and not self._takes_packed_bundles:
+                raise messages.bad("a compressed bundle, which nobody has offered to take")
             self._bundles.check(block)
         else:
             arriving = self._arriving(block.index)
@@ -401,33 +410,10 @@ class FileReceiver(Conversation, BundlesInHost):
             return
         arriving.pending += 1
         if arriving.is_plain and not arriving.anew and not arriving.looks:
-            self._together.add(self._opening, arriving)
+            self._together.add(self._openings, arriving)
             return
-        self._workers.submit(lambda: self._open(arriving),
+        self._workers.submit(lambda: self._opening.open(arriving),
                              lambda opened, error: self._was_opened(arriving, opened, error), short=arriving.is_small)
-
-    def _open(self, arriving: Arrival) -> Opened:
-        """On a worker's thread."""
-        if arriving.file.kind == FileKind.DIRECTORY:
-            return None, (), self._destination.make(arriving.file)
-        if arriving.file.kind == FileKind.LINK:
-            self._destination.link(arriving.file)
-            return None, (), False
-        if self._destination.has(arriving.file):
-            return None, (), False
-        arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
-        try:
-            if arriving.settled:
-                raise Cancelled("the connection has ended")
-            ranges = target.begin()
-            if ranges:
-                self._rebuilding.open_basis(arriving)
-            return target, ranges, False
-        except BaseException:
-            target.abandon()
-            raise
-        finally:
-            arriving.candidate = None
 
     def _was_opened(self, arriving: Arrival, opened: Opened | None, error: Exception | None) -> None:
         arriving.pending -= 1
@@ -499,12 +485,6 @@ class FileReceiver(Conversation, BundlesInHost):
     def on_bad_bundle(self, error: PeerError) -> None:
         self.give_up(EndCode.BAD_PACKET, str(error))
 
-    def _open_all(self, some: list[Arrival]) -> list[Tried[Opened]]:
-        """As _open, of small files. On a worker's thread."""
-        targets = self._destination.open_together([arriving.file for arriving in some])
-        return [((target, ((0, 1),), False), None) if target else tried(self._open, arriving)
-                for arriving, target in zip(some, targets, strict=True)]
-
     # ---- writing and finishing
 
     def _submit(self, arriving: Arrival, function: Callable[[], Found],
@@ -544,12 +524,24 @@ class FileReceiver(Conversation, BundlesInHost):
             if arriving.target is not None and code in (Result.CHANGED, Result.DAMAGED):
                 arriving.target.discard()
             self._fail(arriving, code, text)
-        elif arriving.end is not None and arriving.wrong:
-            self._rebuilding.ask_again(arriving)
+        elif arriving.end is not None and arriving.target is not None and arriving.wrong:
+            self._submit(arriving, arriving.target.unlike_copies,
+                         lambda unlike, error: self._were_compared(arriving, unlike, error))
         elif arriving.end is not None and arriving.target is not None:
             target, end = arriving.target, arriving.end
             self._submit(arriving, lambda: target.finish(end.size, end.root),
                          lambda digest, error: self._was_finished(arriving, digest, error))
+
+    def _were_compared(self, arriving: Arrival, unlike: set[int] | None, error: Exception | None) -> None:
+        """All that was copied, before what was rebuilt wrongly is asked for: that is done once."""
+        arriving.pending -= 1
+        if arriving.settled:
+            self._close_soon(arriving)
+        elif error is not None:
+            self._fail(arriving, *result_of(error))
+        else:
+            arriving.wrong |= unlike or set()
+            self._rebuilding.ask_again(arriving)
 
     def _was_finished(self, arriving: Arrival, digest: bytes | None, error: Exception | None) -> None:
         arriving.pending -= 1
@@ -561,6 +553,9 @@ class FileReceiver(Conversation, BundlesInHost):
             arriving.target, arriving.end, arriving.anew = None, None, True
             self.kept_bytes -= arriving.file.size
             self._begin(arriving)
+        elif isinstance(error, Unlike) and not arriving.asked_again:
+            arriving.wrong |= error.numbers
+            self._rebuilding.ask_again(arriving)
         elif error is not None:
             self._fail(arriving, *result_of(error))
         elif digest is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from mproxy.transfer.arriving import Unlike
 from mproxy.transfer.destinations import Refusal
 from mproxy.transfer.file_names import BadName
 from mproxy.transfer.messages import Result
@@ -24,7 +25,7 @@ def result_of(error: Exception) -> tuple[Result, str]:
         return Result.BAD_NAME, str(error)
     if isinstance(error, (Busy, InTheWay)):
         return Result.EXISTS, str(error)
-    if isinstance(error, Damaged):
+    if isinstance(error, (Damaged, Unlike)):
         return Result.DAMAGED, str(error)
     if isinstance(error, OSError):
         code = _CODES.get(error.errno, Result.FAILED)

@@ -13,17 +13,18 @@ from functools import partial
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
-from mproxy.transfer._disk import read_all
-from mproxy.transfer.basis import SKETCH_BYTES_AHEAD
+from mproxy.transfer.basis import MOST_BLOCK_BYTES, SKETCH_BYTES_AHEAD
 from mproxy.transfer.bundles_out import BundlesOutHost, OutgoingBundles
-from mproxy.transfer.coding import LEAST_PACKED_BYTES, rebuild_from
+from mproxy.transfer.coding import pieces_of
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.deletion_out import OutgoingDeletion
 from mproxy.transfer.messages import (
     AHEAD,
     DELETES,
+    LINKS,
     NOTES,
     PACKED,
+    PACKED_BUNDLES,
     REBUILT,
     Answers,
     Coded,
@@ -38,10 +39,11 @@ from mproxy.transfer.messages import (
     Want,
     bad,
 )
+from mproxy.transfer.reading import Reading, code_block, read_whole_files
 from mproxy.transfer.source_file import UNKNOWN_ROOT, Changed
 from mproxy.transfer.source_queue import SourceQueue
-from mproxy.transfer.tree import LEAF_BYTES, block_count, leaf
-from mproxy.transfer.workers import Kind, Together, tried
+from mproxy.transfer.tree import LEAF_BYTES, block_count, block_length
+from mproxy.transfer.workers import Kind, Together
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,14 +51,13 @@ if TYPE_CHECKING:
     from mproxy.transfer.conversation import Bulk
     from mproxy.transfer.deletion_out import Deletion
     from mproxy.transfer.messages import Message
+    from mproxy.transfer.reading import CodedBlock, ReadWhole
     from mproxy.transfer.source_file import ReadBlock, SourceFile
     from mproxy.transfer.squeezer import Squeezer
     from mproxy.transfer.throttle import Throttle
-    from mproxy.transfer.workers import Tried, Workers
+    from mproxy.transfer.workers import Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import KeyExchange
-    ReadWhole = tuple[bytearray, bytes]  # data, digest
-    CodedBlock = tuple[int, Data, int]  # coding, data, and bytes of these before they were compressed
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
 SMALL_AHEAD = 256  # small files, instead of READ_AHEAD
@@ -78,54 +79,6 @@ class SendObserver:
         """The connection is over; `error` None: all has arrived; `local`: this side found the reason."""
 
 
-class _Reading:
-    """A block, or a small file, that is being read or waits to be sent."""
-
-    __slots__ = ("block", "buffer", "coded", "done", "error", "holes", "index", "source", "whole")
-
-    def __init__(self, source: SourceFile, index: int) -> None:
-        self.source = source
-        self.index = index
-        self.buffer: bytearray | None = None    # free again once its data is in the connection's ring
-        self.done = False                       # it was read
-        self.holes: range | None = None         # or blocks of which there is nothing to read
-        self.coded: CodedBlock | None = None    # in place of the block's data
-        self.block: ReadBlock | None = None     # None, and no `whole`: behind the end
-        self.whole: ReadWhole | None = None     # of a small file: all of it
-        self.error: Exception | None = None     # or what went wrong
-
-
-def _read_all(some: list[_Reading]) -> list[Tried[ReadWhole]]:
-    """Read small files. On a worker's thread."""
-    contents = read_all([(reading.source.fd, reading.source.status) for reading in some])
-    return [tried(_read_whole, reading.source, data) for reading, data in zip(some, contents, strict=True)]
-
-
-def _read_whole(source: SourceFile, data: bytearray | None) -> ReadWhole:
-    """`data` None: it could not be read together with others."""
-    if data is None:
-        data = bytearray(source.size)
-        source.read_block(0, data)
-        source.check_unchanged()
-    return data, leaf(data, 0, True)
-
-
-def _code(source: SourceFile, block: ReadBlock, codings: int, squeezer: Squeezer | None) -> CodedBlock | None:
-    """A block in a shorter way, if there is one. On a worker's thread."""
-    number, data, _digest = block
-    coding, sketch = 0, source.sketch
-    if codings & REBUILT and sketch is not None:
-        pieces = rebuild_from(sketch, source.fd, number, data)
-        if pieces is not None:
-            coding, data = REBUILT, pieces
-    length = len(data)
-    if codings & PACKED and squeezer is not None and length >= LEAST_PACKED_BYTES:
-        packed = squeezer.squeeze(data)
-        if packed is not None:
-            coding, data = coding | PACKED, packed
-    return (coding, data, length) if coding else None
-
-
 class FileSender(Conversation, BundlesOutHost):
     """Sends sources over a Link. `delta`: of a file of which the receiver has an older one only what has changed;
     `squeezer`: compressed, where it says so."""
@@ -134,6 +87,8 @@ class FileSender(Conversation, BundlesOutHost):
                  throttle: Throttle | None = None, delta: bool = False, squeezer: Squeezer | None = None) -> None:
         super().__init__(link, keying)
         self._codings = REBUILT * delta | PACKED * (squeezer is not None)  # that may be used
+        # Looking for blocks needs what is around one, too.
+        self._buffer_bytes = LEAF_BYTES + 2 * MOST_BLOCK_BYTES * delta
         self._squeezer = squeezer
         self.takes_codings = self._codings  # those of them that the receiver reads, as far as is known
         self._sketch_bytes = 0  # of all sources
@@ -160,9 +115,9 @@ class FileSender(Conversation, BundlesOutHost):
         self._takes_deletions: bool | None = None  # the receiver does; None: it has not said hello
         self._said_bye = False
         self._together = Together(workers)
-        self._small = Kind(_read_all, self._was_read_whole)
+        self._small = Kind(read_whole_files, self._was_read_whole)
         self._wanted: deque[tuple[int, SourceFile, Iterator[int | range]]] = deque()  # with its index, block numbers
-        self._reading: deque[_Reading] = deque()  # in the order of sending
+        self._reading: deque[Reading] = deque()  # in the order of sending
         self._spare: list[bytearray] = []  # buffers for blocks, kept because new ones would have to be cleared
         self._leaving: bytearray | None = None  # the buffer whose block is being copied into the connection's ring
         self.sent_bytes = 0  # of files
@@ -255,6 +210,9 @@ class FileSender(Conversation, BundlesOutHost):
                 self._note(note)
             if message.takes_bundles and self._bundles is None:
                 self._bundles = OutgoingBundles(self, self._workers)
+            if self._bundles is not None:
+                self._bundles.squeezer = self._squeezer if message.abilities & PACKED_BUNDLES else None
+                self._bundles.takes_links = bool(message.abilities & LINKS)
             self._announce()
         else:
             raise bad("the receiver sent a message that only a sender may send")
@@ -437,9 +395,13 @@ class FileSender(Conversation, BundlesOutHost):
 
     def _send_bundles(self, bundles: OutgoingBundles) -> None:
         while bundles.is_ready and self._out.unsent < BUNDLES_AHEAD:
-            message, moved = bundles.take()
+            message, moved, saved = bundles.take()
             if message:
-                self.sent_bytes += moved
+                if bundles.squeezer is not None:
+                    bundles.squeezer.note(len(message) + saved)
+                saved = min(saved, moved)  # the rest is of what is said of the files
+                self.sent_bytes += moved - saved
+                self.saved_bytes += saved
                 self._out.send(message)
             self._announce()
 
@@ -461,7 +423,7 @@ class FileSender(Conversation, BundlesOutHost):
             if source.kind == FileKind.PIPE and self._reading:
                 return  # in order, one at a time
             number = next(numbers, None)
-            reading = _Reading(source, index)
+            reading = Reading(source, index)
             self._reading.append(reading)
             if number is not None and source.is_small:
                 self._wanted.popleft()
@@ -476,28 +438,34 @@ class FileSender(Conversation, BundlesOutHost):
                 reading.holes, reading.done = number, True
                 continue
             source.reads += 1
-            buffer = reading.buffer = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
+            buffer = reading.buffer = self._spare.pop() if self._spare else bytearray(self._buffer_bytes)
             self._workers.submit(partial(self._read_block, source, number, buffer), partial(self._was_read, reading))
 
     def _read_block(self, source: SourceFile, number: int,
                     buffer: bytearray) -> tuple[ReadBlock | None, CodedBlock | None]:
         """Read a block, and find a shorter way to write it. On a worker's thread."""
-        block = source.read_block(number, buffer)
-        if block is None or not self.takes_codings or source.compared or source.asked_again:
-            return block, None
-        return block, _code(source, block, self.takes_codings, self._squeezer)
+        codings = 0 if source.compared or source.asked_again else self.takes_codings
+        squeezer = self._squeezer if codings & PACKED else None
+        sketch = source.sketch if codings & REBUILT else None
+        if sketch is None:
+            block = source.read_block(number, buffer)
+            return block, code_block(block[1], None, squeezer) if block is not None and squeezer is not None else None
+        text, begin = source.read_around(number, buffer, sketch.block_bytes - 1)
+        data = text[begin:begin + block_length(source.size, number)]
+        pieces = pieces_of(sketch, text, begin, len(data), number)
+        return (number, data, source.digest_of(number, data)), code_block(data, pieces, squeezer)
 
-    def _was_read(self, reading: _Reading, found: tuple[ReadBlock | None, CodedBlock | None] | None,
+    def _was_read(self, reading: Reading, found: tuple[ReadBlock | None, CodedBlock | None] | None,
                   error: Exception | None) -> None:
         if found is not None:
             reading.block, reading.coded = found
         self._end_reading(reading, error)
 
-    def _was_read_whole(self, reading: _Reading, whole: ReadWhole | None, error: Exception | None) -> None:
+    def _was_read_whole(self, reading: Reading, whole: ReadWhole | None, error: Exception | None) -> None:
         reading.whole = whole
         self._end_reading(reading, error)
 
-    def _end_reading(self, reading: _Reading, error: Exception | None) -> None:
+    def _end_reading(self, reading: Reading, error: Exception | None) -> None:
         reading.done, reading.error = True, error
         reading.source.was_read()
         if not self.over:
@@ -525,7 +493,7 @@ class FileSender(Conversation, BundlesOutHost):
             return False
         return self._out.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0].source.is_small else 1)
 
-    def _send_one(self, source: SourceFile, reading: _Reading) -> None:
+    def _send_one(self, source: SourceFile, reading: Reading) -> None:
         index = reading.index
         try:
             if reading.error is not None:

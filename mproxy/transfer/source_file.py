@@ -204,14 +204,27 @@ class SourceFile:
         come in parts and so are numbered differently. On a worker's thread."""
         if self.kind == FileKind.PIPE:
             return self._read_pipe()
-        data = memoryview(buffer)[:block_length(self.size, number)]
-        view, at = data, number * LEAF_BYTES
+        data, _begin = self.read_around(number, buffer, 0)
+        return number, data, self.digest_of(number, data)
+
+    def read_around(self, number: int, buffer: bytearray, around: int) -> tuple[memoryview, int]:
+        """A block with up to `around` bytes of the file before it and behind it, and where among these it begins; in
+        `buffer`, if that is large enough. On a worker's thread."""
+        at = number * LEAF_BYTES
+        begin = min(around, at)
+        length = min(begin + block_length(self.size, number) + around, self.size - at + begin)
+        text = memoryview(buffer if len(buffer) >= length else bytearray(length))[:length]
+        view, at = text, at - begin
         while view:
             got = os.preadv(self.fd, [view], at)
             if got == 0:
                 raise Changed("the file became shorter while it was being sent")
             view, at = view[got:], at + got
-        return number, data, leaf(data, number, number == block_count(self.size) - 1)
+        return text, begin
+
+    def digest_of(self, number: int, data: Data) -> bytes:
+        """Of a block. On a worker's thread."""
+        return leaf(data, number, number == block_count(self.size) - 1)
 
     def _read_pipe(self) -> ReadBlock | None:
         if self._parts.ended:

@@ -546,7 +546,7 @@ def test_entries_are_packed_as_they_are_read(tmp_path):
     os.chmod(tmp_path / "empty", 0o600)
 
     def wanted(path, how, kind, flags, name):
-        return HERE, os.fsencode(tmp_path / path), how, kind.value, flags, name
+        return HERE, os.fsencode(tmp_path / path), how, kind.value, flags, name, b""
     entries, found = pack_files([
         wanted("f", 1, FileKind.FILE, WITH_DATA, b"n/f"), wanted("none", 1, FileKind.FILE, WITH_DATA, b"n/none"),
         wanted("d", 0, FileKind.DIRECTORY, 0, b"n/d"), wanted("f", 0, FileKind.DIRECTORY, 0, b"n/f"),
@@ -561,7 +561,7 @@ def test_entries_are_packed_as_they_are_read(tmp_path):
 
 def test_what_has_grown_is_not_packed_beyond_its_room(tmp_path):
     (tmp_path / "f").write_bytes(bytes(16384))
-    entries, found = pack_files([(HERE, os.fsencode(tmp_path / "f"), 1, 1, WITH_DATA, b"f")] * 256)
+    entries, found = pack_files([(HERE, os.fsencode(tmp_path / "f"), 1, 1, WITH_DATA, b"f", b"")] * 256)
     packed = [one for one in found if one is not None]
     assert 16 <= len(packed) < 20 and found[len(packed):] == [None] * (256 - len(packed))
     assert len(parse_bundle(entries, len(packed))) == len(packed)

@@ -13,7 +13,7 @@ from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.transfer import coding, messages, zstd
 from mproxy.transfer._rolling import KEY_BYTES, SUM_BYTES, Sketch, sums_of
 from mproxy.transfer.basis import SKETCH_BYTES_AHEAD, block_bytes_for, open_basis
-from mproxy.transfer.coding import NEW, decode, rebuild_from
+from mproxy.transfer.coding import NEW, decode, pieces_of
 from mproxy.transfer.messages import HEADER, PACKED, REBUILT, Coded, File, FileKind, MessageType, Result
 from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.squeezer import FAST_BYTES, STAY_BLOCKS, TRIAL_BLOCKS, Squeezer
@@ -137,6 +137,27 @@ def test_an_older_file_that_changes_meanwhile(places):
     assert MIB < joined.sent(MessageType.BLOCK) < MIB + 1_000, "one block, once more"
 
 
+def test_an_older_file_that_changes_in_many_places(places):
+    """Goal: what was copied wrongly and what was put together wrongly is asked for once, together."""
+    there, here = places
+    new = bytearray(OLD)
+    new[100_000] ^= 1
+    (there / "f").write_bytes(new)
+    (here / "f").write_bytes(OLD)
+    joined = Joined([there / "f"], here, delta=True)
+
+    def overwrite(kind, message):
+        if kind == MessageType.WANT:
+            (here / "f").write_bytes(noise(len(OLD), 6))
+        return message
+
+    joined.receiving.change = overwrite
+    assert joined.run() is None
+    assert (here / "f").read_bytes() == new
+    assert joined.said.outcomes == {b"f": Result.DONE} and os.listdir(here) == ["f"]
+    assert len(OLD) < joined.sent(MessageType.BLOCK) < len(OLD) + 1_000
+
+
 def test_an_older_file_that_is_cut_meanwhile(places):
     there, here = places
     (there / "f").write_bytes(OLD + b"x")
@@ -225,6 +246,17 @@ def test_pieces_are_what_was_there(seed, edits, width):
         assert done <= at and length > 0 and at + length <= len(new) - behind
         assert new[at:at + length] == old[offset:offset + length]
         done = at + length
+
+
+@pytest.mark.parametrize("width", [1024, 1031, 1040, 4099])
+def test_sums_of_many_blocks_are_those_of_each(width):
+    """Goal: blocks that are summed up together have the sums that they have alone, whatever their length."""
+    data = noise(width * 11 + 5)
+    each = [sums_of(data[at:at + width], width, KEY) for at in range(0, width * 11, width)]
+    assert sums_of(data, width, KEY) == b"".join(each)
+    block = data[:width]
+    weak = sum(block) & 0xFFFF | (sum((width - i) * byte for i, byte in enumerate(block)) & 0xFFFF) << 16
+    assert each[0][:4] == struct.pack(">I", weak)
 
 
 def test_a_sum_rolls_as_it_begins():
@@ -511,11 +543,11 @@ def test_pieces_of_a_block_are_shorter_than_it(tmp_path):
     fd = os.open(tmp_path / "f", os.O_RDONLY)
     try:
         sketch = Sketch(2048, KEY, sums_of(OLD, 2048, KEY))
-        data = OLD[MIB:2 * MIB]
-        pieces = rebuild_from(sketch, fd, 1, data)
+        data, text = OLD[MIB:2 * MIB], memoryview(OLD)[MIB - 2047:2 * MIB + 2047]
+        pieces = pieces_of(sketch, text, 2047, MIB, 1)
         assert len(pieces) < 100
         assert bytes(decode(Coded(0, 1, b"", REBUILT, MIB), pieces, fd)) == data
-        assert rebuild_from(Sketch(2048, KEY, b"s" * SUM_BYTES), fd, 1, data) is None
+        assert pieces_of(Sketch(2048, KEY, b"s" * SUM_BYTES), text, 2047, MIB, 1) is None
         assert coding.MOST_PIECES >= 2 * MIB // 1024
     finally:
         os.close(fd)
