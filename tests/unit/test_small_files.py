@@ -10,7 +10,7 @@ from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.file_names import temporary_names
 from mproxy.transfer.messages import End, File, FileKind
 from mproxy.transfer.partial import Damaged, finish_together
-from mproxy.transfer.sender import _read_whole
+from mproxy.transfer.reading import _read_whole
 from mproxy.transfer.source_file import Changed, SourceFile
 from mproxy.transfer.workers import Kind, Together, tried
 from tests.unit.descriptors import open_descriptors
