@@ -13,11 +13,16 @@ up for it. Losses above it, together with a queue (round trips above the shortes
     DRAIN       gain 0.36 until no more is under way than the path holds
     PROBE       gains 1.25, 0.75 and six times 1, each for a round trip
     SHRINK      window of half the path for 200 ms every ten seconds, to see the shortest round trip again
+
+Another flow: a queue that is there all through a round in which the gain is 1 is somebody else's, as DRAIN and PROBE
+have removed ours. In the RIVAL_US after that, losses that are more than usual in a round with such a queue count as
+CUBIC counts them, and the window is at most what CUBIC would have from then on. So TCP keeps its share.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from mproxy.transport._congestion cimport AckSample, Congestion
+from mproxy.transport._cubic cimport Cubic
 
 
 cdef enum:
@@ -33,6 +38,8 @@ cdef enum:
     LEAST_RISE_US = 4000      # rise of a round trip that shows a queue: an eighth of the shortest, within these bounds
     MOST_RISE_US = 16000      # (RFC 9406 section 4.3)
     MOST_FLOOR_PERCENT = 45   # most loss that is made up for
+    USUAL_ROUNDS = 16         # rounds over which losses are averaged
+    RIVAL_US = 10000000       # another flow is believed in so long: CUBIC takes seconds from one loss to the next
 
 
 cpdef enum BbrMode:
@@ -76,6 +83,18 @@ cdef class Bbr(Congestion):
     cdef int phase                      # of PROBE
     cdef int64_t phase_at               # when it began
     cdef double ceiling                 # most bytes per microsecond, after a probe that only lost; 0: no bound
+    # another flow
+    cdef Cubic rival                    # what CUBIC would have in flight beside it
+    cdef readonly bint yields           # and that is the bound, as there were losses
+    cdef readonly int64_t rival_until   # when it is no longer believed in; 0: there is none
+    cdef uint64_t round_acked           # bytes acknowledged in this round
+    cdef uint64_t round_lost            # and lost
+    cdef uint64_t round_flight          # most in flight in it
+    cdef int64_t round_queue_us         # smallest rise of a round trip above the shortest in it; -1: none was measured
+    cdef int64_t round_most_us          # the largest
+    cdef bint cruised                   # it began with a gain of 1
+    cdef double usual_loss              # share lost in a round, on average
+    cdef int usual_rounds               # of so many, at most USUAL_ROUNDS
     # acks that arrive in bunches
     cdef int64_t bunch_at               # when the interval began in which they are counted
     cdef uint64_t bunch_bytes           # acknowledged in it
@@ -86,6 +105,8 @@ cdef class Bbr(Congestion):
     cdef void note_losses(self, const AckSample *sample) noexcept
     cdef void note_bunch(self, const AckSample *sample) noexcept
     cdef void note_round_trip(self, const AckSample *sample) noexcept
+    cdef void note_rival(self, const AckSample *sample) noexcept
+    cdef void judge_round(self, int64_t now) noexcept
     cdef void step(self, const AckSample *sample) noexcept
     cdef void begin_phase(self, int phase, int64_t now) noexcept
     cdef double path_bytes(self) noexcept

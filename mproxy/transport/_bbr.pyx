@@ -1,6 +1,7 @@
 """The model of the path and what follows from it; theory: _bbr.pxd."""
 
 from mproxy.transport._congestion cimport FIRST_PACKETS, LEAST_PACKETS
+from mproxy.transport._cubic cimport Cubic
 
 
 cdef double STARTUP_GAIN = 2.77     # 4 ln 2: doubles what is delivered each round trip (draft-ietf-ccwg-bbr)
@@ -18,6 +19,7 @@ cdef class Bbr(Congestion):
 
     def __init__(self, uint32_t packet_bytes):
         super().__init__(packet_bytes)
+        self.rival = Cubic(packet_bytes)
         self.start_again(0)
 
     cdef void start_again(self, int64_t now) noexcept:
@@ -42,6 +44,12 @@ cdef class Bbr(Congestion):
         self.bunches[0] = self.bunches[1] = 0
         self.bunch_at = 0
         self.queue_us = -1
+        self.rival_until = 0
+        self.yields = self.cruised = False
+        self.round_acked = self.round_lost = self.round_flight = 0
+        self.round_queue_us = self.round_most_us = -1
+        self.usual_loss = 0
+        self.usual_rounds = 0
         self.window = FIRST_PACKETS * self.packet_bytes
         self.rate = 0
 
@@ -54,6 +62,7 @@ cdef class Bbr(Congestion):
         self.note_losses(sample)
         self.note_rate(sample)
         self.note_bunch(sample)
+        self.note_rival(sample)
         self.step(sample)
         self.publish(sample)
 
@@ -129,6 +138,50 @@ cdef class Bbr(Congestion):
             expected = 0
         self.bunch_bytes += sample.acked_bytes
         self.bunches[0] = max(self.bunches[0], min(self.bunch_bytes - expected, <double>self.window))
+
+    cdef void note_rival(self, const AckSample *sample) noexcept:
+        """Gather what shows whether another flow keeps the queue, and what CUBIC would have beside it."""
+        cdef AckSample grown
+        cdef int64_t rise
+        if self.round_start:
+            self.judge_round(sample.now)
+            self.cruised = self.mode == BbrMode.PROBE and self.phase > 1
+            self.round_acked = self.round_lost = self.round_flight = 0
+            self.round_queue_us = self.round_most_us = -1
+        self.round_acked += sample.acked_bytes
+        self.round_lost += sample.lost_bytes
+        self.round_flight = max(self.round_flight, sample.in_flight + sample.acked_bytes)
+        if sample.rtt > 0 and self.shortest > 0:
+            rise = sample.rtt - self.shortest
+            self.round_queue_us = rise if self.round_queue_us < 0 else min(rise, self.round_queue_us)
+            self.round_most_us = max(rise, self.round_most_us)
+        if self.yields:
+            grown = sample[0]
+            grown.lost_bytes = 0  # which of them count is judged above
+            self.rival.on_ack(&grown)
+
+    cdef void judge_round(self, int64_t now) noexcept:
+        """A round is over: was there a queue all the time, and was more lost than usual?"""
+        cdef double total = self.round_acked + self.round_lost
+        cdef double usual = self.usual_loss * total
+        cdef double excess = self.round_lost - usual
+        # A round trip that varies by more than it has risen is no queue but jitter.
+        cdef bint crowded = self.round_queue_us > max(
+            self.shortest // 16 + SHORT_PATH_US // 2, self.round_most_us - self.round_queue_us)
+        if now > self.rival_until:
+            self.yields = False
+        if total <= 0:
+            return
+        self.usual_rounds = min(self.usual_rounds + 1, USUAL_ROUNDS)
+        if crowded and self.cruised and self.mode == BbrMode.PROBE and self.phase > 1:
+            self.rival_until = now + RIVAL_US
+        if crowded and now <= self.rival_until and self.usual_rounds == USUAL_ROUNDS and (
+                excess > 0 and excess * excess > 9 * usual * self.packet_bytes):  # three standard deviations
+            if not self.yields:
+                self.rival.begin_at(self.round_flight, now)
+            self.yields = True
+            self.rival.give_way(self.round_flight, now)
+        self.usual_loss += (self.round_lost / total - self.usual_loss) / self.usual_rounds
 
     cdef double path_bytes(self) noexcept:
         """What the path holds, as sent, so including what it will lose: bandwidth times shortest round trip."""
@@ -211,7 +264,14 @@ cdef class Bbr(Congestion):
                 self.window = min(self.window + sample.acked_bytes, <uint64_t>target)
             elif self.calm or self.window < target:
                 self.window += sample.acked_bytes
+        if self.yields and self.window > self.rival.window:
+            self.window = self.rival.window
+            self.rate = min(self.rate, self.rival.rate)
         self.window = max(self.window, LEAST_PACKETS * self.packet_bytes)
+
+    cdef void on_packet_size(self, uint32_t packet_bytes) noexcept:
+        Congestion.on_packet_size(self, packet_bytes)
+        self.rival.on_packet_size(packet_bytes)
 
     cdef void on_timeout(self, uint64_t in_flight, int64_t now) noexcept:
         """The path may have changed: forget what was learnt and begin with little."""

@@ -31,6 +31,8 @@ cdef class Cubic(Congestion):
     cdef int64_t css_rtt                # cssBaselineMinRtt; 0: not in conservative slow start
     cdef int css_rounds                 # rounds in conservative slow start
 
+    cdef void begin_at(self, uint64_t flight, int64_t now) noexcept
+    cdef void give_way(self, uint64_t flight, int64_t now) noexcept
     cdef void reduce(self, int64_t now) noexcept
     cdef void slow_start(self, const AckSample *sample, double acked) noexcept
     cdef void avoid(self, const AckSample *sample, double acked) noexcept

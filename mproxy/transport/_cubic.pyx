@@ -50,6 +50,18 @@ cdef class Cubic(Congestion):
         self.css_rtt = 0
         self.publish(0)
 
+    cdef void begin_at(self, uint64_t flight, int64_t now) noexcept:
+        """Go on from a window of `flight` bytes, as if in congestion avoidance."""
+        self.start_again(now)
+        self.packets = self.threshold = <double>flight / self.packet_bytes
+        self.publish(0)
+
+    cdef void give_way(self, uint64_t flight, int64_t now) noexcept:
+        """A congestion event, when at most `flight` bytes were under way."""
+        self.packets = min(self.packets, <double>flight / self.packet_bytes)
+        self.reduce(now)
+        self.publish(0)
+
     cdef void publish(self, int64_t smoothed_rtt) noexcept:
         """Turn packets into bytes, and set the pace: two windows a round trip while it doubles, 1.25 later."""
         if self.packets < LEAST_PACKETS:
