@@ -235,7 +235,7 @@ cdef tuple own_address(Link link):
     with socket.socket(fileno=os.dup(link.endpoint.sources[0].fd)) as own:
         port = own.getsockname()[1]
     if not local.bytes[0] | local.bytes[10] | local.bytes[15]:
-        own_source(&link.connection.path.peer, &local)
+        own_source(link.endpoint.sources[0].fd, &link.connection.path.peer, &local)
     memset(&peer, 0, sizeof(peer))
     memcpy(&peer.name.sin6_addr, local.bytes, 16)
     host = peer_pair(&peer)[0]

@@ -23,7 +23,7 @@ cdef tuple peer_pair(const Peer *peer)
 
 cdef int udp_socket() noexcept nogil
 cdef bint udp_is_v4(int fd) noexcept nogil
-cdef void udp_source(const Peer *peer, LocalAddress *out) noexcept nogil
+cdef void udp_source(int fd, const Peer *peer, LocalAddress *out) noexcept nogil
 cdef bint udp_has_no_way(int error) noexcept nogil
 cdef int udp_connect(int fd, const Peer *peer) noexcept nogil
 cdef void udp_fragment(int fd, bint allowed) noexcept nogil

@@ -115,20 +115,33 @@ cdef int udp_connect(int fd, const Peer *peer) noexcept nogil:
     return connect(fd, <sockaddr *>&name, length)
 
 
-cdef void udp_source(const Peer *peer, LocalAddress *out) noexcept nogil:
-    """Which of our addresses the kernel would send to `peer` from; zeros where there is no way."""
+cdef bint get_own(int fd, LocalAddress *out) noexcept nogil:
+    """The address that a socket has; false if it has any."""
     cdef sockaddr_storage own
     cdef socklen_t length = sizeof(own)
     cdef Peer us
-    cdef int fd = udp_socket()
+    if getsockname(fd, <sockaddr *>&own, &length) < 0:
+        return False
+    peer_set(&us, &own)
+    memcpy(out.bytes, &us.name.sin6_addr, 16)
+    out.interface = us.local.interface
+    return out.bytes[0] | out.bytes[12] | out.bytes[13] | out.bytes[14] | out.bytes[15]
+
+
+cdef void udp_source(int fd, const Peer *peer, LocalAddress *out) noexcept nogil:
+    """Which of our addresses packets from a socket to `peer` have: the one to which it is bound, or else the one that
+    the kernel would choose; zeros where there is no way."""
+    cdef int trial
     memset(out, 0, sizeof(LocalAddress))
-    if fd < 0:
+    if get_own(fd, out):
         return
-    if udp_connect(fd, peer) == 0 and getsockname(fd, <sockaddr *>&own, &length) == 0:
-        peer_set(&us, &own)
-        memcpy(out.bytes, &us.name.sin6_addr, 16)
-        out.interface = us.local.interface
-    close(fd)
+    memset(out, 0, sizeof(LocalAddress))
+    trial = udp_socket()
+    if trial < 0:
+        return
+    if udp_connect(trial, peer) == 0:
+        get_own(trial, out)
+    close(trial)
 
 
 cdef bint udp_has_no_way(int error) noexcept nogil:

@@ -15,5 +15,5 @@ cdef bytes source_of(const PeerAddress *address)
 cdef void sender_of(const Slot *slot, PeerAddress *out) noexcept
 cdef void address_of(Target target, PeerAddress *out) noexcept
 cdef tuple pair_of(const PeerAddress *address)
-cdef void own_source(const PeerAddress *peer, LocalAddress *out) noexcept
+cdef void own_source(int fd, const PeerAddress *peer, LocalAddress *out) noexcept
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept

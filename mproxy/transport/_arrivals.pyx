@@ -46,12 +46,12 @@ cdef tuple pair_of(const PeerAddress *address):
     return peer_pair(&peer)
 
 
-cdef void own_source(const PeerAddress *peer, LocalAddress *out) noexcept:
-    """Which of our addresses the kernel would send to the peer from; zeros where there is no way."""
+cdef void own_source(int fd, const PeerAddress *peer, LocalAddress *out) noexcept:
+    """Which of our addresses a packet from the socket to the peer would have; zeros where there is no way."""
     cdef Peer to
     memset(&to, 0, sizeof(to))
     memcpy(&to.name, peer.bytes, 28)
-    udp_source(&to, out)
+    udp_source(fd, &to, out)
 
 
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:

@@ -115,7 +115,7 @@ cdef class Link:
     cdef void keep_source(self) noexcept:
         """Send from where the kernel would now, so that no packet with this path's id goes out by the next path."""
         if self.connection.setup.veiled and self.connection.setup.active:
-            own_source(&self.connection.path.peer, &self.local)
+            own_source(self.endpoint.sources[0].fd, &self.connection.path.peer, &self.local)
 
     cdef void wake(self) noexcept:
         """Have the endpoint give it a turn."""
