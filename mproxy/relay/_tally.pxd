@@ -27,6 +27,7 @@ cdef class Tally:
     cdef int clear(self, size_t row) except -1
     cdef uint32_t slot(self, key)
     cdef uint32_t sum(self, uint32_t slot) noexcept
+    cdef uint32_t share(self, uint32_t slot, uint32_t most) noexcept
     cdef bint enter(self, uint32_t slot, uint32_t most) noexcept
     cdef void leave(self, uint32_t slot) noexcept
 

@@ -74,6 +74,17 @@ cdef class Tally:
             total += atomic_load(self.counts + <size_t>row * SLOTS + slot)
         return total
 
+    cdef uint32_t share(self, uint32_t slot, uint32_t most) noexcept:
+        """How many of `most` (> 0) this worker may have: what the others leave, and its part in any case. What is being
+        taken over counts once, though it is in two rows."""
+        cdef uint32_t worker, former, present, others = 0
+        for worker in range(self.workers):
+            if worker != self.me:
+                former = atomic_load(self.counts + <size_t>(2 * worker) * SLOTS + slot)
+                present = atomic_load(self.counts + <size_t>(2 * worker + 1) * SLOTS + slot)
+                others += max(former, present)
+        return max(most - min(others, most), max(most // self.workers, <uint32_t>1))
+
     cdef bint enter(self, uint32_t slot, uint32_t most) noexcept:
         """One connection more, if that makes at most `most` (0: any number).
 

@@ -30,7 +30,7 @@ class Engines:
                  tally: Tally) -> None:
         self._loop = loop
         self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections, tally),
-                         "udp": UdpRelay(loop, observer, max_flows, tally.newcomers)}
+                         "udp": UdpRelay(loop, observer, max_flows, tally)}
         self._of_key: dict[int, Any] = {}
 
     def keep_accounts(self) -> None:
@@ -75,6 +75,12 @@ class Engines:
             self.take_flows(inheritance, key)
         going_on, lost = inheritance.take_over(self._engines["tcp"])
         return going_on, inheritance.flows_going_on, lost
+
+    def shrink(self, key: int) -> None:
+        """See UdpRelay."""
+        engine = self._of_key.get(key)
+        if isinstance(engine, UdpRelay):
+            engine.shrink(key)
 
     def remove(self, key: int) -> None:
         """Stop listening; existing connections continue."""

@@ -39,6 +39,10 @@ class RelayObserver(AcceptObserver):
         """So many connections or flows that came too often were turned away; `source` began the last of them. Told
         every LIMITED_TELL_US at most for each rule."""
 
+    def on_crowded(self, key: int) -> None:
+        """The UDP rule has a flow beyond `max=`, since this worker has fewer than its part: others are to give up
+        some."""
+
     def on_ended(self, key: int, account: Account) -> None:
         """A connection or flow has ended; only if `keep_accounts` was called."""
 

@@ -106,12 +106,9 @@ class RuleOptions:
         return self.new_burst or (self.new_per_source or (0,))[0]
 
     def share(self, worker: int, workers: int) -> RuleOptions:
-        """The part of the limits that worker number `worker` keeps to. The parts add up to the whole, unless there are
-        more workers than the limit: then each has 1."""
-        if workers == 1:
-            return self
-        return replace(self, max_connections=share(self.max_connections, worker, workers),
-                       per_source=share(self.per_source, worker, workers))
+        """The same with the part of `per_source` that worker number `worker` keeps to. The parts add up to the whole,
+        unless there are more workers than that: then each has 1."""
+        return self if workers == 1 else replace(self, per_source=share(self.per_source, worker, workers))
 
 
 def share(limit: int, worker: int, workers: int) -> int:

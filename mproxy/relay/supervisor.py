@@ -394,7 +394,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
         worker.send("targets", [(entry.key, self._targets(entry))])
 
     def _share(self, rule: Rule, worker: WorkerProcess) -> Rule:
-        """The rule with that worker's part of its limits; for TCP they hold for all workers together."""
+        """The rule with that worker's part of `per-source=` for UDP; other limits hold for all workers together."""
         if rule.protocol == "tcp":
             return rule
         options = rule.options.share(worker.number, self._config.workers)
@@ -411,6 +411,10 @@ class Supervisor(Datapath, WorkerPoolObserver):
         elif message[0] == "removed":
             self._counters.told(worker.number, self._of_rules(message[1]))
             self._last_word(worker, message[1])
+        elif message[0] == "crowded":
+            for other in self._pool.alive:
+                for key in message[1] if other is not worker else ():
+                    other.send("shrink", key)
 
     def _of_rules(self, changed: dict[int, Value]) -> dict[int, Value]:
         """The reports that are about existing rules."""

@@ -8,6 +8,7 @@ worker before it has left, and does what it is told over the channel (rules as i
     targets  [(key, targets), ...]                               after a name was looked up
     take_over                                                    all rules are there: go on with what is left
     remove   [key, ...]                                          established connections go on
+    shrink   key                                                 another worker needs room for its part of a UDP rule
     report   number                                              answered by `counters`, with everything that changed
     drain    microseconds                                        accept nobody, end when the last connection has ended
     log      with the descriptor of a reopened log file
@@ -21,6 +22,7 @@ is None without weights, `failing` has the numbers of the addresses whose health
                                                                  number 0: unasked, so that little is lost with a worker
     down     [(key, [(HOST:PORT, errno), ...]), ...]             addresses that are left out now, where that changed
     removed  [(key, {name: value}), ...]                         the last report on removed rules
+    crowded  [key, ...]                                          UDP rules of which others have more than their part
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ COUNTERS_A_MESSAGE = 200
 
 # Rules in one message of addresses: each may have hundreds.
 DOWN_A_MESSAGE = 20
+
+# From the first newcomer beyond a rule's `max=` to the message about it: a flood needs few of them.
+CROWDED_US = 1_000
 
 # While draining: from one look at what is left to the next.
 LOOK_US = 20_000
@@ -109,7 +114,7 @@ class Worker:
         self._loop.on_error = self._on_error
         log.restrain(self._loop.call_later)
         self._access = AccessLog(self._loop, log, number)
-        watcher = Watcher(log, self._loop, number, self._say_rule, self._note)
+        watcher = Watcher(log, self._loop, number, self._say_rule, self._note, self._note_crowded)
         self._engines = Engines(self._loop, watcher, max_connections, share(max_connections, number, tally.workers),
                                 tally)
         self._tally = tally
@@ -119,10 +124,11 @@ class Worker:
         self._told: dict[int, Values] = {}  # key -> counters as last reported
         self._down: Down = {}  # key -> addresses that are down, as last reported
         self._drain_at = 0  # once draining
+        self._crowded: set[int] = set()  # rules that the supervisor is about to hear of
         self._handlers: dict[str, Callable[..., None]] = {
             "add": self._add, "update": self._update, "targets": self._set_targets, "remove": self._remove,
-            "take_over": self._take_over, "report": self._report, "drain": self._drain, "log": self._take_log,
-            "access": self._take_access}
+            "shrink": self._engines.shrink, "take_over": self._take_over, "report": self._report,
+            "drain": self._drain, "log": self._take_log, "access": self._take_access}
 
     def run(self) -> None:
         """Run the loop until everything is done."""
@@ -198,6 +204,16 @@ class Worker:
             self._former[key] = rule
             if len(self._former) > MOST_REMEMBERED:
                 del self._former[next(iter(self._former))]
+
+    def _note_crowded(self, key: int) -> None:
+        if not self._crowded:
+            self._loop.call_later(CROWDED_US, self._tell_crowded)
+        self._crowded.add(key)
+
+    def _tell_crowded(self) -> None:
+        keys, self._crowded = list(self._crowded), set()
+        for start in range(0, len(keys), COUNTERS_A_MESSAGE):
+            self._channel.send("crowded", keys[start:start + COUNTERS_A_MESSAGE])
 
     # ---- counters
 
@@ -277,12 +293,13 @@ class Watcher(RelayObserver):
     """Logs what happens to rules, and the same thing not too often."""
 
     def __init__(self, log: Logger, loop: Loop, worker: int, say_rule: Callable[[int], object],
-                 note: Callable[[int, Account], None]) -> None:
+                 note: Callable[[int, Account], None], crowded: Callable[[int], None]) -> None:
         self._log = log
         self._loop = loop
         self._worker = worker
         self._say_rule = say_rule
         self._note = note
+        self._note_crowded = crowded
         # By target and reason: time of the last line, connections since.
         self._unreachable: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -311,6 +328,9 @@ class Watcher(RelayObserver):
 
     def on_limited(self, key: int, source: str, count: int) -> None:
         self._log.warning("source-limited", worker=self._worker, rule=self._say_rule(key), source=source, refused=count)
+
+    def on_crowded(self, key: int) -> None:
+        self._note_crowded(key)
 
     def on_ended(self, key: int, account: Account) -> None:
         self._note(key, account)

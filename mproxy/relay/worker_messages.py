@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         tuple[Literal["ready"]]
         | tuple[Literal["counters"], int, dict[int, Values], int, int]  # number, what changed, connections, flows
         | tuple[Literal["down"], Down]
-        | tuple[Literal["removed"], dict[int, Values]])
+        | tuple[Literal["removed"], dict[int, Values]]
+        | tuple[Literal["crowded"], list[int]])
     KeeperReport = tuple[Literal["started"], int] | tuple[Literal["ended"], int, int]
 
 _DEFAULTS = {field.name: field.default for field in fields(RuleOptions)}
@@ -75,6 +76,9 @@ def check_report(message: list[Any]) -> Report:
             return "down", _check_down(changed)
         case ["removed", list(changed)]:
             return "removed", _check_counters(changed)
+        case ["crowded", list(keys)] if all(isinstance(key, int) for key in keys):
+            _check_number(*keys)
+            return "crowded", keys
     raise WorkerMessageError("not a message of a worker")
 
 

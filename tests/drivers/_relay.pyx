@@ -102,6 +102,10 @@ cdef class DrivenTally(Tally):
         """`enter`; key None: all rules."""
         return self.enter(ALL_RULES if key is None else self.slot(key), most)
 
+    def share_of(self, key, uint32_t most):
+        """`share`."""
+        return self.share(self.slot(key), most)
+
 
 cdef class DrivenPipes(PipePool):
     """A PipePool that lends to Python."""

@@ -1,11 +1,15 @@
 """mproxy relay: how often each source may connect."""
 
+from lab import until
 from relays import ECHO_PORT, RELAY, SERVER, is_served, start_echo, udp_socket
+from test_datagrams import asks
 from traffic import ends_by_reset
+from udp_lab import Echo, client_of
 
 from mproxy.relay._proxy_header import make_header
 
 ECHO = f"{SERVER}:{ECHO_PORT}"
+FLOWS, BEYOND = 40, 10  # of a UDP rule
 
 
 def test_connections_of_a_source(lab, relay):
@@ -52,3 +56,26 @@ def test_udp_flows_of_a_source(lab, relay):
         assert server.recv(10) == b"again"
     counters = relay.status()["rules"][0]["counters"]
     assert (counters["sessions"], counters["limited"]) == (2, 1)
+
+
+def test_udp_flows_of_a_rule(lab, relay, ends):
+    """Goal: `max=` holds for all workers together, however unevenly the kernel spreads the clients over them: none has
+    to go before that many are there, then one for each newcomer; also when the number changes."""
+    ends.enter_context(Echo(lab.server, SERVER, 8006))
+    rule = f"udp 7005 -> {SERVER}:8006 max={{}} per-source=1000"
+    relay.start(rule.format(FLOWS), options=["--workers", "2"])
+
+    def counters():
+        return relay.status()["rules"][0]["counters"]
+
+    clients = [ends.enter_context(client_of(lab.client, RELAY, 7005)) for _ in range(FLOWS + BEYOND)]
+    for client in clients[:FLOWS]:
+        asks(client, b"hello")
+    assert (counters()["sessions"], counters()["evicted"]) == (FLOWS, 0)
+    for client in clients[FLOWS:]:
+        asks(client, b"hello")
+    until(lambda: counters()["sessions"] == FLOWS, 30, "one goes for each newcomer")
+    assert counters()["evicted"] >= BEYOND
+    relay.reload(rule.format(10))
+    until(lambda: counters()["sessions"] <= 10, 30, "those beyond the new number go")
+    asks(clients[0], b"hello")

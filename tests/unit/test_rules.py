@@ -249,8 +249,8 @@ def test_same_rule_on_another_line():
 @pytest.mark.parametrize("limit, workers, shares", [
     (0, 3, [0, 0, 0]), (10, 1, [10]), (10, 3, [4, 3, 3]), (1, 2, [1, 1])])
 def test_shares_of_the_limits(limit, workers, shares):
-    options = RuleOptions(max_connections=limit)
-    assert [options.share(i, workers).max_connections for i in range(workers)] == shares
+    options = RuleOptions(per_source=limit)
+    assert [options.share(i, workers).per_source for i in range(workers)] == shares
 
 
 def test_ten_thousand_rules_load_within_a_second():

@@ -107,3 +107,23 @@ def test_connections_that_outlive_a_worker_count_while_they_are_taken_over():
         assert in_child(settled) == 0 and tally.count(7) == alive
     tally.forget(1)
     assert tally.count(7) == 0
+
+
+def test_what_a_worker_may_have_of_a_bound_is_what_the_others_leave():
+    """Goal: all of it while they have none, and its own part however many they have."""
+    tally = DrivenTally(2)
+
+    def other_worker(count):
+        tally.be(1)
+        entered = sum(tally.try_enter(7, 0) for _ in range(count))
+        if count == 3:
+            tally.settled()
+        return entered
+
+    assert (tally.share_of(7, 10), tally.share_of(7, 1)) == (10, 1)
+    assert in_child(lambda: other_worker(3)) == 3
+    assert [tally.share_of(7, most) for most in (10, 7, 4, 3, 1)] == [7, 4, 2, 1, 1]
+    assert tally.share_of(8, 10) == 10
+    assert in_child(lambda: other_worker(20)) == 20  # of which 3 are the same, taken over
+    tally.try_enter(7, 0)
+    assert (tally.share_of(7, 100), tally.share_of(7, 10)) == (80, 5)

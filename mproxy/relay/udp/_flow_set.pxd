@@ -8,8 +8,8 @@ from mproxy.ground._sockaddr cimport sockaddr
 from mproxy.io._loop cimport Loop, Timer, Work
 from mproxy.io._packets cimport Slot
 from mproxy.relay._balance cimport TargetAddress
-from mproxy.relay._newcomers cimport Newcomers
 from mproxy.relay._proxy_header cimport Origin
+from mproxy.relay._tally cimport Tally
 from mproxy.relay.udp._batch cimport Batch
 from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._flow_table cimport FlowKey, FlowTable
@@ -21,7 +21,7 @@ cdef class FlowSet:
     cdef Loop loop              # runs everything here
     cdef object observer        # a RelayObserver (relay/relay_observer)
     cdef FlowTable table        # of all rules
-    cdef Newcomers newcomers    # how often each source has begun flows, in all workers
+    cdef Tally tally            # flows of each rule, and how often each source has begun some, in all workers
     cdef Batch batch            # packets on their way right now
     cdef LinkedList ready       # flows with replies to be read
     cdef Work replies           # reads them
@@ -31,6 +31,7 @@ cdef class FlowSet:
     cdef bint keeps_accounts    # the observer is told of what has ended
 
     cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key, const Origin *origin) noexcept
+    cdef Flow *begin(self, UdpListener listener, Slot *slot, FlowKey *key, const Origin *origin) noexcept
     cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept
     cdef bint take_in(self, UdpListener listener, uint32_t number) noexcept
     cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot, const Origin *origin) noexcept
@@ -38,6 +39,8 @@ cdef class FlowSet:
     cdef void goes_to(self, Flow *flow, TargetAddress address) noexcept
     cdef void asks(self, Flow *flow, TargetAddress address) noexcept
     cdef int make_room(self, UdpRule rule, const FlowKey *key) noexcept
+    cdef void share(self, UdpRule rule) noexcept
+    cdef void shrink(self, UdpRule rule) noexcept
     cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept
     cdef bint give_way(self, int error, uint16_t *port) noexcept
     cdef int dial(self, UdpRule rule, uint16_t *port) noexcept

@@ -27,7 +27,7 @@ from mproxy.relay.udp._flow cimport (
 from mproxy.relay.udp._flow_record cimport (
     FlowRecord, flow_record_at, flow_record_claim, flow_record_free, flow_record_give_up, flow_record_new,
 )
-from mproxy.relay.udp._flow_table cimport FlowEntry, FlowGroup, group_ended
+from mproxy.relay.udp._flow_table cimport FlowEntry, FlowGroup, group_ended, roll_victim
 from mproxy.relay.udp._ports cimport port_rest
 from mproxy.relay.udp._runs cimport ANY_SEGMENT
 from mproxy.relay.udp._udp_dial cimport is_shortage, port_of, udp_dial
@@ -61,14 +61,15 @@ cdef TargetAddress target_of(Balance balance, int fd):
 
 
 cdef class FlowSet:
-    """At most `most` flows, of all rules together. Who reads their replies fills in `replies`."""
+    """At most `most` flows, of all rules together; a rule's own bound holds for all workers that count in `tally`. Who
+    reads their replies fills in `replies`."""
 
-    def __init__(self, Loop loop, observer, most, Newcomers newcomers):
+    def __init__(self, Loop loop, observer, most, Tally tally):
         self.loop = loop
         self.observer = observer
         self.table = FlowTable(most, os.urandom(16))
         self.batch = Batch()
-        self.newcomers = newcomers
+        self.tally = tally
 
     cdef void end_all(self) noexcept:
         """End every flow."""
@@ -85,9 +86,7 @@ cdef class FlowSet:
         not let in, or there is no room."""
         cdef UdpRule rule = listener.rule
         cdef Flow *flow
-        cdef uint16_t port = 0
         cdef sockaddr_storage client
-        cdef int fd
         if not rule.admits(&slot.sender.any):
             return NULL
         if own_has(key.client, ntohs(key.client_port)) or rule.goes_round(slot, key):
@@ -98,6 +97,21 @@ cdef class FlowSet:
             origin_source(origin, &client)
         if rule.new_interval_ns and self.comes_too_often(rule, <sockaddr *>&client):
             return NULL
+        self.tally.enter(rule.slot, 0)  # before looking: if workers do so at the same time none admits one too many
+        flow = self.begin(listener, slot, key, origin)
+        if flow == NULL:
+            self.tally.leave(rule.slot)
+        elif rule.most and self.tally.sum(rule.slot) > rule.most:
+            self.tell(partial(self.observer.on_crowded, rule.key))
+        return flow
+
+    cdef Flow *begin(self, UdpListener listener, Slot *slot, FlowKey *key, const Origin *origin) noexcept:
+        """The same of one that may come, and was counted."""
+        cdef UdpRule rule = listener.rule
+        cdef Flow *flow
+        cdef uint16_t port = 0
+        cdef int fd
+        self.share(rule)
         self.make_room(rule, key)
         fd = self.find_room(rule, &port)
         if fd < 0:
@@ -140,6 +154,7 @@ cdef class FlowSet:
         flow_key(&slot, &listener.bound, listener.is_wildcard, &key)
         if self.table.find(&key) != NULL:  # its client came before us
             return False
+        listener.rule.group.most = listener.rule.most  # they had room before
         self.make_room(listener.rule, &key)
         flow = <Flow *>calloc(1, sizeof(Flow))
         if flow == NULL:
@@ -151,6 +166,7 @@ cdef class FlowSet:
         if self.table.insert(&flow.entry, &listener.rule.group, self.loop.now_us) < 0:
             free(flow)
             return False
+        self.tally.enter(listener.rule.slot, 0)
         self.enter(flow, listener, &slot, NULL)
         self.goes_to(flow, address)
         if self.loop.add(&flow.source, EPOLLIN | EPOLLET) < 0:
@@ -161,7 +177,7 @@ cdef class FlowSet:
     cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept:
         """Whether this client's source has begun too many flows; then it is counted, and told now and then."""
         cdef int64_t now = self.loop.now_us
-        if self.newcomers.admits(<uint64_t>hash(rule.key), client, now, rule.new_interval_ns, rule.new_burst):
+        if self.tally.newcomers.admits(<uint64_t>hash(rule.key), client, now, rule.new_interval_ns, rule.new_burst):
             return False
         rule.counts.limited += 1
         if rule.limited_told == 0 or now - rule.limited_told_at >= LIMITED_TELL_US:
@@ -233,6 +249,16 @@ cdef class FlowSet:
             gone += 1
             victim = <Flow *>self.table.victim(&rule.group, key)
         return gone
+
+    cdef void share(self, UdpRule rule) noexcept:
+        """Bound the rule's flows here by what those of other workers leave."""
+        rule.group.most = self.tally.share(rule.slot, rule.most) if rule.most else 0
+
+    cdef void shrink(self, UdpRule rule) noexcept:
+        """Evict what the rule has beyond that."""
+        self.share(rule)
+        while rule.most and rule.group.roll.count > rule.group.most:
+            self.evict(<Flow *>roll_victim(&rule.group.roll, rule.group.most))
 
     cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept:
         """`dial`; when the system has no descriptor or port left, in place of another flow. Or -errno."""
@@ -342,6 +368,8 @@ cdef class FlowSet:
         """The flow belongs to another rule from now on."""
         cdef FlowGroup *former = flow.entry.group
         self.table.remove(&flow.entry)
+        self.tally.leave((<UdpListener>flow.listener).rule.slot)
+        self.tally.enter(listener.rule.slot, 0)
         flow.listener = <void *>listener
         if self.table.insert(&flow.entry, &listener.rule.group, flow.entry.used_at) < 0:
             self.table.insert(&flow.entry, former, flow.entry.used_at)
@@ -388,6 +416,7 @@ cdef class FlowSet:
         self.let_go(flow)
         flow_record_free(flow.record)
         self.table.remove(&flow.entry)
+        self.tally.leave(rule.slot)
         free(flow.header)
         self.loop.free_later(flow)
         if rule.leaving is not None and rule.group.roll.count == 0:

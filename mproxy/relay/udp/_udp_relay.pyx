@@ -8,10 +8,10 @@ from libc.string cimport memcmp
 
 from mproxy.io._loop cimport Loop
 from mproxy.io._packets cimport SocketAddress
-from mproxy.relay._newcomers cimport Newcomers
+from mproxy.relay._tally cimport Tally
 from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._flow_record cimport flow_record_at
-from mproxy.relay.udp._flow_table cimport OF_GROUP, STANDINGS, roll_victim
+from mproxy.relay.udp._flow_table cimport OF_GROUP, STANDINGS
 from mproxy.relay.udp._udp_listener cimport UdpListener
 from mproxy.relay.udp._udp_rule cimport UdpRule
 
@@ -29,12 +29,12 @@ cdef bint is_of(UdpListener listener, uint32_t number) noexcept:
 
 cdef class UdpRelay:
     """Relays UDP rules. `max_flows`: of all rules together; 0: as many as this process has descriptors for.
-    `newcomers`: where sources are counted together with those of other workers."""
+    `tally`: where flows and sources are counted together with those of other workers."""
 
-    def __init__(self, Loop loop, observer, max_flows, Newcomers newcomers=None):
+    def __init__(self, Loop loop, observer, max_flows, Tally tally=None):
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         for_flows = max(1, descriptors - descriptors // OTHERS_SHARE)
-        self.flows = FlowSet(loop, observer, min(max_flows or for_flows, for_flows), newcomers or Newcomers())
+        self.flows = FlowSet(loop, observer, min(max_flows or for_flows, for_flows), tally or Tally())
         self.forwarder = Forwarder(self.flows)
         self.rules = {}
         self.leaving = set()
@@ -56,7 +56,7 @@ cdef class UdpRelay:
 
     def add(self, key, rule, fds):
         """Serve `rule` (rules.Rule) on bound UDP sockets (duplicates of the caller's); `set_targets` says where to."""
-        cdef UdpRule added = UdpRule(key, rule)
+        cdef UdpRule added = UdpRule(key, rule, self.flows.tally.slot(key))
         cdef UdpListener listener
         if key in self.rules:
             raise ValueError(f"key {key!r} is in use")
@@ -87,9 +87,13 @@ cdef class UdpRelay:
         """The rule's options have changed."""
         cdef UdpRule changed = self.rules[key]
         changed.configure(rule)
-        while changed.group.most and changed.group.roll.count > changed.group.most:
-            self.flows.evict(<Flow *>roll_victim(&changed.group.roll, changed.group.most))
+        self.flows.shrink(changed)
         self.flows.look_at(self.flows.table.next_end())
+
+    def shrink(self, key):
+        """A worker that has fewer flows of the rule than its part needs room: give up what is beyond ours."""
+        if key in self.rules:
+            self.flows.shrink(self.rules[key])
 
     def remove(self, key):
         """Admit nobody new; flows go on until they are idle, and replies leave from the same address."""

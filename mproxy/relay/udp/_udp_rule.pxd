@@ -33,7 +33,9 @@ cdef class UdpRule:
     cdef object key         # the caller's name for this rule
     cdef int64_t number     # the same, if it is one; else 0
     cdef str targets_text   # of its targets, for people
-    cdef FlowGroup group    # its flows, and their bounds
+    cdef uint32_t slot      # where its flows are counted together with those of other workers
+    cdef uint32_t most      # flows at once, in all workers; 0: no bound
+    cdef FlowGroup group    # its flows here; the bound is what the other workers leave
     cdef CidrSet allow      # None: everybody
     cdef CidrSet deny       # None: nobody
     cdef Balance balance    # where flows go

@@ -10,10 +10,11 @@ from mproxy.relay._proxy_header cimport datagram_header_parse, origin_source
 
 
 cdef class UdpRule:
-    """`rule`: a rules.Rule. Its options may change while it has flows; so may its targets."""
+    """`rule`: a rules.Rule. Its options may change while it has flows; so may its targets. `slot`: see Tally."""
 
-    def __init__(self, key, rule):
+    def __init__(self, key, rule, uint32_t slot):
         self.key = key
+        self.slot = slot
         self.number = key if isinstance(key, int) else 0
         self.balance = Balance()
         self.listeners = []
@@ -25,7 +26,7 @@ cdef class UdpRule:
         options = rule.options
         self.targets_text = rule.targets_text
         self.group.idle_us = options.idle_timeout_us
-        self.group.most = options.max_connections
+        self.most = self.group.most = options.max_connections
         self.group.most_a_source = options.per_source
         self.allow = CidrSet(options.allow) if options.allow else None
         self.deny = CidrSet(options.deny) if options.deny else None
