@@ -67,6 +67,8 @@ cdef class Loop:
     cdef int64_t quick_at       # when work that is not slow last ran
     cdef int64_t slow_at        # when slow work was last looked at
     cdef int64_t slow_credit_us  # time that it may take; negative: how much it took too much
+    cdef int64_t quick_ns       # time that other work took lately, while slow work was waiting
+    cdef readonly uint32_t slow_waits  # times that slow work waited, although there may have been nothing else to do
     cdef list timers            # heap of Timer
     cdef Deadlines dues         # of DueCalls: for what comes by the thousand, and may cost no Python
     cdef uint32_t timer_number  # numbers given
@@ -100,6 +102,7 @@ cdef class Loop:
     cdef void note_run(self, Work *work) noexcept
     cdef void run_work(self) noexcept
     cdef void run_slow(self, bint busy) noexcept
+    cdef bint is_free(self, int64_t now) noexcept
     cdef run_soon(self)
     cdef run_timers(self)
     cdef int set_due(self, DueCall *due, int64_t at) noexcept

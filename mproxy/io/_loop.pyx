@@ -49,6 +49,8 @@ cdef enum:
     RESTED_US = 100000      # slow work that comes after a rest this long is favoured
     FAVOURED_TURNS = 20     # for this many turns: enough to show that it is no longer slow
     QUICK_MEMORY_US = 10000  # other work that ran this recently may come again any moment
+    LOAD_US = 16000         # of this much time, the last,
+    FREE_PART = 16          # other work may take one part in this many, and slow work gets all the rest
     OTHERS_US = 10000       # work that had all turns for this long has the loop to itself
     LIGHT_TURN_US = 30      # a turn with less work may be part of a conversation
     LOOK_US = 120           # look for an answer before sleeping: enough for a proxy and a daemon to wake and answer
@@ -312,12 +314,14 @@ cdef class Loop:
     cdef void run_slow(self, bint busy) noexcept:
         """Run slow work, by turns; while other work keeps coming, only for a part of the time."""
         cdef Work *work
-        cdef int64_t began = read_clock(), spent = 0
+        cdef int64_t began = read_clock(), spent = 0, since = min(began - self.slow_at, <int64_t>LOAD_US)
         cdef int left = self.slow_count(), calls = len(self.slow_calls)
         cdef bint crowded = left + calls > CROWD
+        self.quick_ns -= self.quick_ns * since // LOAD_US
         if busy:
             self.quick_at = began
-        if began - self.quick_at >= QUICK_MEMORY_US:
+            self.quick_ns += (began - self.now_us) * 1000
+        if self.is_free(began):
             self.slow_credit_us = SLOW_BURST_US
         else:
             self.slow_credit_us += (began - self.slow_at) // (CROWD_PART if crowded else SLOW_PART)
@@ -335,6 +339,10 @@ cdef class Loop:
             calls -= 1
             spent = read_clock() - began
         self.slow_credit_us -= spent
+
+    cdef bint is_free(self, int64_t now) noexcept:
+        """Whether slow work holds up next to nobody: there is no other, or very little, such as a key now and then."""
+        return now - self.quick_at >= QUICK_MEMORY_US or self.quick_ns < LOAD_US * 1000 // FREE_PART
 
     cdef run_soon(self):
         for _ in range(len(self.soon)):
@@ -421,7 +429,10 @@ cdef class Loop:
         if self.quick.count > 0 or self.soon or self.stopping:
             return 0
         if self.slow_count() > 0 or self.slow_calls:
-            return 0 if self.slow_credit_us > 0 or read_clock() - self.quick_at >= QUICK_MEMORY_US else 1
+            if self.slow_credit_us > 0 or self.is_free(read_clock()):
+                return 0
+            self.slow_waits += 1
+            return 1
         while self.timers and (<Timer>self.timers[0]).callback is None:
             heapq.heappop(self.timers)
         at = self.now_us + LONGEST_WAIT_MS * 1000

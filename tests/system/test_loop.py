@@ -11,7 +11,15 @@ import pytest
 from tests.drivers._carriers import DrivenCarrier
 
 from mproxy.carrier._tcp_carrier import TcpCarrier
+from mproxy.ground.config import SproxyConfig
 from mproxy.io._loop import Loop
+from mproxy.io.bind import open_udp
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
+from mproxy.transport.datagram_config import for_session
+
+
+CROWD = 20  # slow calls at once: as many as make the loop careful
+STEPS, STEP_SECONDS = 300, 0.0003
 
 
 @pytest.fixture
@@ -140,6 +148,38 @@ def test_idle_loop_sleeps(loop):
     assert loop.turns - turns <= 3
     assert loop.looks_in_vain == looks
     assert time.thread_time() - begun < 0.1
+
+
+@pytest.mark.parametrize("pause_us, waits", [(3000, range(STEPS // 4)), (0, range(5, 1_000_000))],
+                         ids=["now and then", "all the time"])
+def test_slow_work_has_what_other_work_leaves(loop, pause_us, waits):
+    """Goal: what thousands cause that come back at once does not wait, while the loop sleeps, because somebody else has
+    a packet now and then; but it does not hold up packets that come all the time."""
+    left, knocks = [STEPS], [0]
+
+    def step():
+        until = time.thread_time() + STEP_SECONDS
+        while time.thread_time() < until:
+            pass
+        left[0] -= 1
+        loop.call_slow(step) if left[0] else loop.stop()
+
+    def knock():
+        knocks[0] += 1
+        for _ in range(1 if pause_us else 64):
+            ours.sendto(bytes(1200), there)
+        loop.call_later(pause_us, knock)
+
+    with open_udp("127.0.0.1", 0) as sock, open_udp("127.0.0.1", 0) as ours:
+        there = sock.getsockname()
+        endpoint = DatagramEndpoint(loop, sock.fileno(), for_session(SproxyConfig(port=0).session, 1500))
+        for _ in range(CROWD):
+            loop.call_slow(step)
+        knock()
+        loop.run()
+        endpoint.close()
+    assert knocks[0] > 1
+    assert loop.slow_waits in waits
 
 
 def watchers_of(fd):
