@@ -18,7 +18,7 @@ cdef enum:
     SENT_LOST = 0x10      # declared lost, but remembered for a while: its ack would show that this was wrong
     SENT_PARCEL = 0x20    # carries a parcel
     SENT_TRIAL = 0x40     # went to an address of the peer that was not proven yet
-    FIRST_SENT = 256      # entries at the start
+    FIRST_SENT = 64       # entries at the start
     MOST_SENT = 1048576   # most entries: 64 MiB; a 10 Gbit/s path of 1 s holds no more packets of 1200 bytes
 
 
