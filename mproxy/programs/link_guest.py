@@ -43,7 +43,14 @@ KEYS_US = 10_000_000
 LEAVE_US = 1_000_000
 LOOK_US = 5_000
 
+# A HELLO and a short list are much less than the first of these; only a long list makes room for more.
+FIRST_BYTES = 4096
 RECEIVE_BYTES = 65536
+
+# Steps of handshakes that wait for their turn. While there are so many nobody new is heard: what is begun is finished
+# first, so that of ten thousand that come at once the first are served before they give up. The others ask again, which
+# costs next to nothing.
+MOST_QUEUED = 32
 
 
 # Where an id is in a packet (mproxy/transport/_packet.pxd).
@@ -65,6 +72,7 @@ class LinkDoor(DatagramObserver):
         self._detours: list[Detours | None] = []
         self._endpoints: list[DatagramEndpoint] = []
         self._is_closed = False
+        self._queued = 0  # steps
 
     def bind(self, listeners: list[socket.socket]) -> bool:
         """Have a UDP socket for each of these TCP ones, at the same address and port. If one cannot be had there is
@@ -121,7 +129,8 @@ class LinkDoor(DatagramObserver):
         most = most_sessions + 2 * most_unfinished(self._config)
         for sockets, detours in zip(self._sockets, self._detours, strict=True):
             if detours is not None and crew is not None:
-                detours.routing.own, detours.routing.choose = worker, crew.choose_by_packet
+                detours.routing.own = worker
+                detours.routing.choose, detours.routing.guess = crew.choose_by_packet, crew.guess_by_tag
             self._endpoints.append(DatagramEndpoint(
                 self._loop, sockets[worker].fileno(), config, self, most=most, detours=detours))
 
@@ -143,7 +152,19 @@ class LinkDoor(DatagramObserver):
 
     def on_link(self, link: Link) -> None:
         if not self._is_closed:
-            Newcomer(self._loop, link, self._make_keying(), self._welcome)
+            Newcomer(self._loop, self.in_turn, link, self._make_keying(), self._welcome)
+
+    def is_busy(self) -> bool:
+        return self._queued >= MOST_QUEUED
+
+    def in_turn(self, step: Callable[[], object]) -> None:
+        """Take a step of a handshake as slow work of the loop."""
+        self._queued += 1
+        self._loop.call_slow(partial(self._take_step, step))
+
+    def _take_step(self, step: Callable[[], object]) -> None:
+        self._queued -= 1
+        step()
 
     def on_full(self) -> None:
         self._log.warning("refused", why="too many connections over UDP")
@@ -152,17 +173,18 @@ class LinkDoor(DatagramObserver):
         if self._is_closed:
             link.abort(int(EndCode.STOPPED), b"")
         else:
-            self._reception.receive_guest(LinkGuest(self._loop, self._reception, link, keys, answer_us))
+            self._reception.receive_guest(LinkGuest(self._loop, self.in_turn, self._reception, link, keys, answer_us))
 
 
 class Newcomer(LinkHandler):
     """A peer on `link`, until there are keys: then `welcome(link, keys, answer_us)` is called, with how long it took to
-    answer, and sets another handler."""
+    answer, and sets another handler. `in_turn`: see LinkDoor."""
 
-    def __init__(self, loop: Loop, link: Link, keying: Keying,
+    def __init__(self, loop: Loop, in_turn: Callable[[Callable[[], object]], None], link: Link, keying: Keying,
                  welcome: Callable[[Link, LinkKeys, int], object]) -> None:
         link.handler = self
         self._loop = loop
+        self._in_turn = in_turn
         self._keying = keying
         self._welcome = welcome
         self._heard = False
@@ -177,7 +199,7 @@ class Newcomer(LinkHandler):
             self._take(link, data)
         else:
             self._heard = True
-            self._loop.call_slow(lambda: self._take(link, data))
+            self._in_turn(lambda: self._take(link, data))
 
     def _take(self, link: Link, data: bytes) -> None:
         if self._is_over:
@@ -209,13 +231,16 @@ class Newcomer(LinkHandler):
 
 
 class LinkGuest(Guest, LinkHandler):
-    """A guest on a link, with keys; it took `answer_us` to answer."""
+    """A guest on a link, with keys; it took `answer_us` to answer. `in_turn`: see LinkDoor."""
 
-    def __init__(self, loop: Loop, reception: Reception, link: Link, keys: LinkKeys, answer_us: int) -> None:
-        super().__init__(loop, reception, link.peer, say_address(link.peer), keys)
+    def __init__(self, loop: Loop, in_turn: Callable[[Callable[[], object]], None], reception: Reception, link: Link,
+                 keys: LinkKeys, answer_us: int) -> None:
+        peer = link.peer
+        super().__init__(loop, reception, peer, say_address(peer), keys)
+        self._in_turn = in_turn
         self._link = link
         self._answer_us = answer_us
-        self._buffer = bytearray(RECEIVE_BYTES)
+        self._buffer = bytearray(FIRST_BYTES)
         link.handler = self
         link.fill(self._buffer, 1)
 
@@ -254,7 +279,9 @@ class LinkGuest(Guest, LinkHandler):
     def on_filled(self, link: Link) -> None:
         """Bytes have come."""
         data = bytes(self._buffer[:link.filled])
-        self._loop.call_slow(lambda: self._on_turn(data))
+        if link.filled == FIRST_BYTES:
+            self._buffer = bytearray(RECEIVE_BYTES)
+        self._in_turn(lambda: self._on_turn(data))
 
     def _on_turn(self, data: bytes) -> None:
         if not self.left:

@@ -439,9 +439,10 @@ cdef class DatagramEndpoint:
             offset += length
 
     cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
-        """Whether there is no room for it: then an ACK, whose cookie is good for once, is not even looked at."""
-        if self.places < self.most or packet_type(data, length) != PacketType.ACK:
-            return False
+        """Whether there is no room for it, or no time: then an ACK, whose cookie is good for once, is left unheard."""
+        cdef bint asks = packet_type(data, length) == PacketType.ACK
+        if self.places < self.most or not asks:
+            return asks and self.observer.is_busy()
         if now >= self.full_at:
             self.full_at = now + FULL_US
             self.loop.guard(self.observer.on_full, None)
@@ -592,9 +593,8 @@ cdef void run_endpoint(Work *work) noexcept:
 
 cdef void socket_ready(Source *source, uint32_t events) noexcept:
     cdef DatagramEndpoint endpoint = <DatagramEndpoint>source.owner
-    cdef int index = 0 if source == &endpoint.sources[0] else 1
     if events & ~<uint32_t>EPOLLOUT:
-        endpoint.readable[index] = True
+        endpoint.readable[source != &endpoint.sources[0]] = True
     if events & EPOLLOUT and endpoint.sending is not None:
         endpoint.flush(endpoint.sending, endpoint.loop.now_us)
     endpoint.loop.schedule(&endpoint.work)

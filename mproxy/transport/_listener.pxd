@@ -47,7 +47,7 @@ cpdef enum OptionFlag:
 cdef enum:
     ROUTING_SHIFT = 4    # of the number of routing bits in a server's flags
     MOST_ROUTING_BITS = 6
-    ROUTED_EVERY_US = 500  # SYNs for which it is asked who is to have them: 2,000 a second; the others stay here
+    ROUTED_EVERY_US = 500  # SYNs for which it is asked who is to have them: 2,000 a second; for others it is guessed
     ROUTED_BURST = 1024  # after a pause
 
 
@@ -102,6 +102,7 @@ cdef class Routing:
     cdef public int own                # this one
     cdef readonly bytes secret         # of all their listeners, 16 bytes
     cdef public object choose          # (tag, client's PeerAddress.bytes) -> who is to have a new connection; None: own
+    cdef public object guess           # (tag) -> the same, at once: who is most likely to have it
 
     cdef int worker_of(self, uint64_t id) noexcept
     cdef uint64_t lead(self, uint64_t id, int worker) noexcept

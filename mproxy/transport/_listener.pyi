@@ -3,6 +3,7 @@ from collections.abc import Callable
 class Routing:
     own: int
     choose: Callable[[int, bytes], int] | None
+    guess: Callable[[int], int] | None
     def __init__(self, workers: int, secret: bytes) -> None: ...
     @property
     def bits(self) -> int: ...

@@ -147,15 +147,16 @@ cdef class Listener:
         return self.options.flags & ~OptionFlag.VEILED
 
     cdef int choose_worker(self, const uint8_t *packet, const PeerAddress *source, int64_t now) noexcept:
-        """Who is to have the connection of a SYN. In a flood of them most stay here: nobody knows whose they are."""
+        """Who is to have the connection of a SYN. In a flood of them those without a tag stay here, and nobody makes
+        sure of the tags of the others."""
         cdef uint64_t tag = 0
         if self.routing is None or self.routing.choose is None:
             return 0 if self.routing is None else self.routing.own
-        if self.routed_at > now + ROUTED_BURST * ROUTED_EVERY_US:
-            return self.routing.own
-        self.routed_at = max(self.routed_at, now) + ROUTED_EVERY_US
         if get16(packet + 2) >= OPTIONS_BYTES + 8:
             tag = get64(packet + PACKET_HEADER_BYTES + OPTIONS_BYTES)
+        if self.routed_at > now + ROUTED_BURST * ROUTED_EVERY_US:
+            return self.routing.guess(tag) if tag and self.routing.guess is not None else self.routing.own
+        self.routed_at = max(self.routed_at, now) + ROUTED_EVERY_US
         return self.routing.choose(tag, (<const char *>source.bytes)[:28])
 
     cdef uint32_t answer_syn(

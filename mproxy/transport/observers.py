@@ -46,5 +46,9 @@ class DatagramObserver:
         """A peer has dialled; without a `link.handler` it is turned away."""
         raise NotImplementedError
 
+    def is_busy(self) -> bool:
+        """Whether those that have come are enough to do for now: whoever dials is not heard, and asks again."""
+        return False
+
     def on_full(self) -> None:
         """Another peer waits because `most` are there; told at most once in FULL_US."""

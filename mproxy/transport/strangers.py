@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 
-MOST_STRANGERS = 256  # a handshake takes a round trip, so that is a thousand newcomers a second at 250 ms
+MOST_STRANGERS = 1024  # a handshake takes a round trip, so that is a thousand newcomers a second at one second
 
 
 class Strangers:

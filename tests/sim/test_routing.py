@@ -144,6 +144,17 @@ def test_a_flood_of_first_packets_asks_seldom_who_is_to_have_them():
     assert answer[20] >> 6 == 0, "the others stay here"
 
 
+def test_in_a_flood_tags_lead_where_they_say():
+    """Goal: of thousands that come back at once each reaches the worker that has its session, though nobody looks."""
+    world = Crew(1, 4, 2)
+    world.client.connection.show_tag(7)
+    syn, _answer, _ack = first_packets(world)
+    world.routings[0].guess = lambda tag: tag % 4
+    answers = [world.listeners[0].receive(syn, b"flood", world.clock.now, bytes(32)) for _ in range(5_000)]
+    assert len(world.asked) < 1_200
+    assert (answers[0][20] >> 6, answers[-1][20] >> 6) == (2, 3)
+
+
 def test_the_tag_in_the_first_packet_is_all_that_is_shown():
     world = Crew(1, 2, 1)
     world.client.connection.show_tag(0x0102030405060708)

@@ -78,6 +78,29 @@ class Crowd(LinkHandler, DatagramObserver):
             endpoint.close()
 
 
+class Reluctant(Crowd):
+    """Has enough to do, however often each has asked twice."""
+
+    def __init__(self):
+        self.asked = self.heard = 0
+        super().__init__()
+
+    def is_busy(self):
+        self.asked += 1
+        if self.asked > 2 * LINKS:
+            return False
+        self.heard += len(self.served)
+        return True
+
+
+def test_who_dials_while_there_is_enough_to_do_is_heard_later():
+    """Goal: nothing is kept of them meanwhile, and none has to dial anew."""
+    crowd = Reluctant()
+    assert crowd.asked >= 3 * LINKS and not crowd.heard
+    assert len(crowd.served) == crowd.endpoints[1].count == LINKS
+    crowd.close()
+
+
 @pytest.fixture
 def crowd():
     made = []

@@ -15,6 +15,7 @@ from mproxy.policy.crowd import TAG_SHARE, Rank
 from mproxy.policy.sources import FAILURES
 from mproxy.programs import greeting
 from mproxy.programs.greeting import SILENT_US, STEP_US, Reception
+from mproxy.programs.link_guest import MOST_QUEUED, LinkDoor
 
 OFFICE, ELSEWHERE = "203.0.113.1", "198.51.100.1"
 PREAMBLE = encode_preamble()
@@ -298,6 +299,18 @@ def test_one_source_has_a_part_and_a_known_one_more():
     assert sum(not sock.closed for sock in strangers) == 16
     scene.reception.known_at(ELSEWHERE)
     assert sum(not scene.call(PREAMBLE, ELSEWHERE).closed for _ in range(32)) == 32
+
+
+def test_those_over_udp_are_heard_while_there_is_time(scene):
+    """Goal: of ten thousand that come at once those that are heard are served before they give up."""
+    door = LinkDoor(scene.loop, scene.log, SproxyConfig(port=0), scene.reception, lambda: None)
+    steps = []
+    for number in range(MOST_QUEUED):
+        assert not door.is_busy()
+        door.in_turn(lambda number=number: steps.append(number))
+    assert door.is_busy() and not steps
+    scene.loop.run()
+    assert steps == list(range(MOST_QUEUED)) and not door.is_busy()
 
 
 def test_guests_never_take_more_than_a_quarter_of_the_descriptors(monkeypatch):
