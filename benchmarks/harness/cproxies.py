@@ -156,7 +156,7 @@ class Cproxy(EndpointObserver, DialObserver):
         self.endpoint = Endpoint(crowd.loop, Session(crowd.config.session, is_server=False), self)
         self._dialer: Dialer | DatagramDialer
         if crowd.config.carrier == "tcp":
-            self._dialer = Dialer(crowd.loop, Numeric(), crowd.config, self, self._connect)
+            self._dialer = Dialer(crowd.loop, Numeric(crowd.loop), crowd.config, self, self._connect)
         else:
             self._dialer = BoundDialer(crowd, source, self)
         self._application, inner = socket.socketpair()
@@ -274,7 +274,7 @@ class BoundDialer(DatagramDialer):
     """A dialer over UDP from one address."""
 
     def __init__(self, crowd: Crowd, source: str | None, cproxy: Cproxy):
-        super().__init__(crowd.loop, Numeric(), crowd.config, cproxy, cproxy.make_keying, lambda: cproxy.tag)
+        super().__init__(crowd.loop, Numeric(crowd.loop), crowd.config, cproxy, cproxy.make_keying, lambda: cproxy.tag)
         self._crowd = crowd
         self._source = source
 
@@ -285,9 +285,12 @@ class BoundDialer(DatagramDialer):
 class Numeric:
     """A resolver for addresses."""
 
+    def __init__(self, loop: Loop):
+        self._loop = loop
+
     def resolve(self, host: str, port: int, callback) -> Request:
         request = Request(port, callback)
-        request.answer([(socket.AF_INET, (host, 0))], None)
+        self._loop.call_later(0, lambda: request.answer([(socket.AF_INET, (host, 0))], None))
         return request
 
     def network_changed(self) -> None:

@@ -80,6 +80,7 @@ cdef class DatagramCarrier(Carrier):
             self.end("closed by the peer")
 
     cdef void join(self, Session session, Recipient *recipient) noexcept:
+        self.link.move_out()  # what the handshake has said comes first
         self.frames = LinkFrames(session, self)
         self.frames.recipient = recipient
 

@@ -17,7 +17,6 @@ from mproxy.io.bind import open_udp
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport.datagram_config import for_session
 
-
 CROWD = 20  # slow calls at once: as many as make the loop careful
 STEPS, STEP_SECONDS = 300, 0.0003
 

@@ -1,7 +1,12 @@
-"""Links on a socket that has an address of its own."""
+"""Links of a loop: the address from which they send, and the order of what is said on them."""
 
 import socket
 
+from mproxy._session import Session
+from mproxy._wire import CloseCode
+from mproxy.carrier._datagram_carrier import DatagramCarrier
+from mproxy.endpoint._endpoint import Endpoint
+from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import SECOND_US, CproxyConfig
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
@@ -13,16 +18,17 @@ from mproxy.transport.keying import SESSION_PURPOSE, Keying, KeyPair
 from mproxy.transport.observers import DatagramObserver, LinkHandler
 
 WORDS = b"hello"
+FIRST = b" world"
 
 
 class Side(LinkHandler, DatagramObserver):
-    """One end, with a key of its own, bound to `address`."""
+    """One end, with a key of its own, bound to `address`; it hears so many bytes."""
 
-    def __init__(self, loop, address, dials):
+    def __init__(self, loop, address, dials, hears=0):
         self.loop = loop
         self.pair = KeyPair(fresh_pem(), "the key")
         self.keying = Keying(self.pair, dials, lambda _spki, _link: None, SESSION_PURPOSE)
-        self.heard = bytearray(len(WORDS))
+        self.heard = bytearray(hears)
         with open_udp(address, 0) as sock:
             self.address = sock.getsockname()
             self.endpoint = DatagramEndpoint(loop, sock.fileno(), for_session(CproxyConfig().session, 1500),
@@ -36,7 +42,8 @@ class Side(LinkHandler, DatagramObserver):
         self.keying.take(link, data)
 
     def on_established(self, link):
-        link.fill(self.heard)
+        if self.heard:
+            link.fill(self.heard)
 
     def on_filled(self, link):
         self.loop.stop()
@@ -57,20 +64,49 @@ class Between:
         self.sock.sendto(data, self.client if source == self.server else self.server)
 
 
+def run(loop):
+    """Until somebody has heard all."""
+    late = loop.call_later(30 * SECOND_US, loop.stop)
+    loop.run()
+    late.cancel()
+
+
 def test_packets_leave_by_the_address_to_which_the_socket_is_bound():
     """Right: another one, which the kernel would choose, would be a move to the peer, and its answers would reach
     nobody."""
     loop = Loop()
-    server, client = Side(loop, "127.0.0.1", False), Side(loop, "127.0.0.2", True)
+    server, client = Side(loop, "127.0.0.1", False, len(WORDS)), Side(loop, "127.0.0.2", True)
     between = Between(loop, server.address, client.address)
     link = client.endpoint.connect(Target("there", [(socket.AF_INET, between.sock.getsockname())]), client)
     link.send(WORDS)
-    late = loop.call_later(30 * SECOND_US, loop.stop)
-    loop.run()
-    late.cancel()
+    run(loop)
     assert bytes(server.heard) == WORDS
     assert between.sources == {server.address, client.address}
     for side in (server, client):
         side.endpoint.close()
     between.watch.close()
     between.sock.close()
+
+
+class Host(Side, EndpointObserver):
+    """Tells a guest something, gives its link to a session, and ends that at once."""
+
+    def on_established(self, link):
+        link.send(WORDS)
+        config = CproxyConfig().session
+        self.served = Endpoint(self.loop, Session(config, is_server=True, session_id=bytes(16), secret=bytes(32)), self)
+        self.served.attach(DatagramCarrier(link), 1, config.window_bytes, config.session_budget_bytes, FIRST, b"")
+        self.served.close(CloseCode.ORDERLY, "")
+
+
+def test_what_a_guest_was_told_comes_before_what_its_session_says():
+    """Right: the other way round, as it was when the session said something in the same turn, the guest takes the
+    server for no sproxy."""
+    loop = Loop()
+    host, client = Host(loop, "127.0.0.1", False), Side(loop, "127.0.0.1", True, len(WORDS + FIRST))
+    client.endpoint.connect(Target("there", [(socket.AF_INET, host.address)]), client)
+    run(loop)
+    assert bytes(client.heard) == WORDS + FIRST
+    for side in (host, client):
+        side.endpoint.close()
+    host.served.dispose()
