@@ -14,6 +14,7 @@ from mproxy.io._packets cimport LocalAddress
 from mproxy.io._udp_socket cimport Peer, peer_pair
 from mproxy.transport._arrivals cimport own_source, pair_of
 from mproxy.transport._channel cimport Channel
+from mproxy.transport._connection cimport Connection
 from mproxy.transport._datagram_endpoint cimport DatagramEndpoint, Link
 from mproxy.transport._packet cimport EndCode
 from mproxy.transport._path cimport Path
@@ -223,8 +224,14 @@ def leave_link(Link link not None):
 
 
 def is_busy(DatagramEndpoint endpoint not None):
-    """Whether a link of it has not ended yet."""
-    return any(not (<Link>link).ended for link in endpoint.links.values())
+    """Whether a link of it has not ended yet; one that is silent for longer than its peer may be is not waited for."""
+    return any(not (<Link>link).ended and not is_silent(link) for link in endpoint.links.values())
+
+
+cdef bint is_silent(Link link):
+    cdef Connection connection = link.connection
+    return link.endpoint.loop.now_us - connection.received_at > connection.keepalive_us + (
+        connection.channel.timeout_us(0))
 
 
 cdef tuple own_address(Link link):
