@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
 
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_duration, parse_name, printable
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.status_text import clean, say_missing, say_nothing, say_programs
 from mproxy.service import control
-from mproxy.service.answers import STRANGE, what_was_done
+from mproxy.service.answers import what_was_done
 from mproxy.service.exit import complain, exit_status, silence_output
 from mproxy.service.survey import Surveyed, survey
 
@@ -64,9 +62,14 @@ def _status(argv: list[str]) -> int:
     try:
         while True:
             started = time.monotonic()
-            found, silent = ask_all(options.which, streams=True if options.streams else 0 if options.json else SHOWN)
-            name_applications(found)
-            shown = "\n".join(_as_json(found, silent) if options.json else say_programs(found, options.which))
+            if options.json:
+                from mproxy.programs.status_json import say_as_json
+                found, silent = ask_all(options.which, as_text=True, streams=options.streams)
+                shown = "\n".join(say_as_json(found, silent))
+            else:
+                found, silent = ask_all(options.which, streams=True if options.streams else SHOWN)
+                name_applications(found)
+                shown = "\n".join(say_programs(found, options.which))
             if options.watch and not options.json and os.isatty(1):
                 shown = f"\033[H\033[J{shown}"
             print(shown, flush=True)
@@ -80,14 +83,6 @@ def _status(argv: list[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 0 if options.watch else 130
-
-
-def _as_json(found: list[Facts], silent: list[Surveyed]) -> Iterator[str]:
-    for facts in found:
-        try:
-            yield json.dumps(facts, allow_nan=False)
-        except (ValueError, RecursionError):  # in a field that nobody here knows
-            silent.append(Surveyed(facts["program"], facts["pid"], facts["socket"], 0, why=STRANGE))
 
 
 # ---- mproxy kill
@@ -209,14 +204,14 @@ def add_which(parser: OneLineParser) -> None:
     parser.add_word("which", parse_name, WHICH_HELP, nargs="?", metavar=WHICH)
 
 
-def ask_all(which: str | None, patience_s: float = PATIENCE_S, **more: object) -> tuple[list[Facts], list[Surveyed]]:
+def ask_all(which: str | None, patience_s: float = PATIENCE_S, as_text: bool = False,
+            **more: object) -> tuple[list[Facts], list[Surveyed]]:
     """(facts of the programs that `which` names, those that cannot be asked, which may be others).
 
-    `which`: a program, a name or a process; all are asked at once. `more`: what to ask besides, as the control socket's
-    `status` takes it.
+    `which`: a program, a name or a process; all are asked at once. `as_text`, `more`: as `survey` takes them.
     """
     found, silent = [], []
-    for each in survey(patience_s, **more):
+    for each in survey(patience_s, as_text, **more):
         if each.facts is None:
             silent.append(each)
         else:
@@ -238,8 +233,9 @@ def name_applications(found: list[Facts]) -> None:
                         for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
                         if stream["application"]}
         if applications:
+            from mproxy.programs.status_json import running
             from mproxy.service.owners import find_owners
-            for ends, (pid, name) in find_owners(facts["pid"], applications).items():
+            for ends, (pid, name) in find_owners(facts["pid"], applications, running()).items():
                 applications[ends].update(pid=pid, process=name)
 
 

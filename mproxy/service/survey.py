@@ -44,21 +44,21 @@ class Surveyed:
         self.why = why      # there are no facts
 
 
-def survey(patience_s: float, **more: object) -> list[Surveyed]:
+def survey(patience_s: float, as_text: bool = False, **more: object) -> list[Surveyed]:
     """All programs of this user, for root those of the host; each gets `patience_s` to answer, all at the same time.
 
-    `more`: what to ask besides, as the control socket's `status` takes it. Sockets that killed programs have left are
-    passed over.
+    `as_text`: lists of streams may be a `StreamText`, for who passes them on. `more`: what to ask besides, as the
+    control socket's `status` takes it. Sockets that killed programs have left are passed over.
     """
     found = []
     running = [one for one in find_running() if one[0] not in WITHOUT_STATUS]
     request = json.dumps({"command": "status", **more}).encode() + b"\n"
     for start in range(0, len(running), AT_ONCE):
-        found += _ask_at_once(running[start:start + AT_ONCE], request, time.monotonic() + patience_s)
+        found += _ask_at_once(running[start:start + AT_ONCE], request, time.monotonic() + patience_s, as_text)
     return found
 
 
-def _ask_at_once(running: list[tuple[str, int, str]], request: bytes, ends_at: float) -> list[Surveyed]:
+def _ask_at_once(running: list[tuple[str, int, str]], request: bytes, ends_at: float, as_text: bool) -> list[Surveyed]:
     poll = select.poll()
     asked: dict[int, _Asked] = {}
     found = []
@@ -80,7 +80,7 @@ def _ask_at_once(running: list[tuple[str, int, str]], request: bytes, ends_at: f
                 poll.unregister(fd)
                 del waiting[fd]
     for one in asked.values():
-        surveyed = one.end()
+        surveyed = one.end(as_text)
         if surveyed is not None:
             found.append(surveyed)
     return found
@@ -120,21 +120,43 @@ class _Asked:
         self._answered = not part
         return not part or self._size > LONGEST_ANSWER
 
-    def end(self) -> Surveyed | None:
+    def end(self, as_text: bool) -> Surveyed | None:
         """What has become of it; None when the program has gone meanwhile."""
         self.socket.close()
-        facts = None
-        if self._answered:
-            try:
-                facts = parse(b"".join(self._parts))
-            except (ValueError, RecursionError):
-                pass
-        if is_status(facts, self._program):
+        facts, answer = None, b"".join(self._parts) if self._answered else b""
+        try:
+            facts = _with_text(answer, self._program) if as_text else None
+            checked = facts is not None
+            if not checked:
+                facts = parse(answer)
+                checked = is_status(facts, self._program)
+        except (ValueError, RecursionError):
+            checked = False
+        if checked:
             return Surveyed(self._program, self._pid, self._path, self._uid, facts)
         if not is_there(self._path, self._pid):
             return None
         why = STRANGE if isinstance(facts, dict) else "no answer"
         return Surveyed(self._program, self._pid, self._path, self._uid, why=why)
+
+
+def _with_text(answer: bytes, program: str) -> Facts | None:
+    """The facts of an answer with its lists of streams as they were written; None: it is not written as ours are, or is
+    not what it should be. ValueError, RecursionError."""
+    from mproxy.service._stream_text import take_streams
+    taken = take_streams(answer)
+    if taken is None:
+        return None
+    facts = parse(taken[0])
+    if not is_status(facts, program):
+        return None
+    sessions = [session for session in facts.get("sessions", ()) if session.get("stream_list") == []]
+    if len(sessions) != len(taken[1]):
+        return None
+    for session, streams in zip(sessions, taken[1], strict=True):
+        session["stream_list"] = streams
+    checked: Facts = facts
+    return checked
 
 
 def is_there(path: str, pid: int) -> bool:
