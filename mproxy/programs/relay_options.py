@@ -14,7 +14,7 @@ from mproxy.ground.words import (
     printable,
     split_host_port,
 )
-from mproxy.programs.options import OneLineParser
+from mproxy.programs.options import OneLineParser, keeps_by_default
 from mproxy.programs.relay_rules import parse_rule_words
 from mproxy.relay.relay_config import MOST_WORKERS, RelayConfig
 from mproxy.relay.rule_file import check_weights, parse_listen, parse_options
@@ -110,6 +110,7 @@ def parse_relay(argv: list[str]) -> tuple[str, Any]:
         given["rules"] = (_rule(parser, words, "udp" if udp else "tcp"),)
     if "drain_timeout" in given:
         given["drain_timeout_us"] = given.pop("drain_timeout")
+    given.setdefault("keeper", keeps_by_default())
     if "daemon" in given and "pidfile" not in given:
         raise UsageError("--daemon needs --pidfile FILE, by which reload, stop and status find the process")
     for file in given.keys() & {"pidfile", "log_file", "access_log"}:
@@ -130,6 +131,8 @@ def relay_parser() -> OneLineParser:
     group = parser.add_argument_group("process")
     parser.add(group, "--workers", _workers, metavar="N|auto", help=(
         f"number of relaying processes (default {config.workers.default}); auto is one per CPU"))
+    group.add_argument("--no-keeper", action="store_false", dest="keeper", default=None, help=(
+        "end connections with the worker that has them, when it dies; saves a process of some 2 MB for each"))
     parser.add(group, "--max-connections", parse_count, metavar="N", help=(
         "TCP connections, and UDP flows, of all rules at once (default 0: as many as the open-file limit allows)"))
     parser.add(group, "--drain-timeout", parse_duration, metavar="TIME", help=(

@@ -22,6 +22,9 @@ class RelayConfig(LogConfig):
     # of open files is per process. More than there are CPUs serve only the second purpose.
     workers = Setting(1, 1, MOST_WORKERS)
 
+    # Connections outlive the worker that has them: a keeper beside each has the next one take them over.
+    keeper = Setting(True)
+
     # TCP connections, and UDP flows, of all rules together; 0: what the descriptors allow.
     max_connections = Setting(0, 0, 10_000_000)
 

@@ -107,7 +107,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
         self._down: dict[int, Down] = {}  # by worker
         self._health = RuleHealth(loop, log, self._addresses, self._send_targets)
         self._names = NameCache(loop, self._on_name_changed, self._on_name_failed)
-        self._pool = WorkerPool(loop, log, self, config.workers, prepare)
+        self._pool = WorkerPool(loop, log, self, config.workers, config.keeper, prepare)
         self._failed_names = 0
         self._access: AccessFile | None = None
         self._access_failed = False

@@ -10,6 +10,8 @@ The supervisor decides and the keeper obeys. Over the line between them, as JSON
 
 While there is a worker the keeper opens and closes nothing, for numbers of descriptors are the worker's to give. It
 reads nothing that a peer has sent.
+
+Where connections are not to outlive their worker, this process is the worker itself, and its death tells the rest.
 """
 
 from __future__ import annotations
@@ -35,14 +37,17 @@ if TYPE_CHECKING:
     Serve = Callable[[Loop, socket.socket, set[int], set[int]], NoReturn]
 
 
-def keep(line: socket.socket, log: Logger, number: int, prepare: Callable[[], object], serve: Serve) -> NoReturn:
-    """Keep worker `number`, in a process just forked, until the supervisor ends; never returns. `prepare()` is called
-    first; `serve(loop, channel, descriptors that are not the worker's, serials)` in each worker."""
+def keep(line: socket.socket, log: Logger, number: int, outlives: bool, prepare: Callable[[], object],
+         serve: Serve) -> NoReturn:
+    """Keep worker `number`, in a process just forked, until the supervisor ends, or be it; never returns. `prepare()`
+    is called first; `serve(loop, channel, descriptors that are not the worker's, serials)` in each worker."""
     status = 1
     try:
         gc.freeze()  # what was the supervisor's is never freed here: by now its descriptors have other owners
         _forget_supervisor(line)
         prepare()
+        if not outlives:
+            _be_worker(line, serve)
         try:
             keep_pairs()
         except OSError as error:
@@ -62,6 +67,14 @@ def _forget_supervisor(line: socket.socket) -> None:
         signal.signal(number, signal.SIG_IGN)
     close_others([line.fileno()])
     line.setblocking(True)
+
+
+def _be_worker(line: socket.socket, serve: Serve) -> None:
+    order = receive_now(line)
+    if order is not None:
+        _start, [channel] = order
+        send_now(line, "started", os.getpid())
+        serve(Loop(), socket.socket(fileno=channel), set(open_descriptors()), set())
 
 
 def _obey(line: socket.socket, serve: Serve) -> None:

@@ -141,13 +141,15 @@ class WorkerPoolObserver:
 
 
 class WorkerPool:
-    """`count` workers. `prepare()` is called first in the process of each keeper."""
+    """`count` workers. `outlives`: connections go on when one dies. `prepare()` is called first in the process of each
+    keeper."""
 
-    def __init__(self, loop: Loop, log: Logger, observer: WorkerPoolObserver, count: int,
+    def __init__(self, loop: Loop, log: Logger, observer: WorkerPoolObserver, count: int, outlives: bool,
                  prepare: Callable[[], object]) -> None:
         self._loop = loop
         self._log = log
         self._observer = observer
+        self._outlives = outlives
         self._prepare = prepare
         self._draining = False
         self._max_connections = 0
@@ -207,7 +209,7 @@ class WorkerPool:
         ours, its = pair()
         pid = os.fork()
         if pid == 0:
-            keep(its, self._log, worker.number, self._prepare, partial(
+            keep(its, self._log, worker.number, self._outlives, self._prepare, partial(
                 worker_module.run, log=self._log, number=worker.number, max_connections=self._max_connections,
                 tally=self._tally))
         its.close()
@@ -317,7 +319,8 @@ class WorkerPool:
             worker.state = ENDED
             self._tell_if_ended()
         else:
-            self._await_next(worker, pid, status, worker.history.note(0) or 0)
+            pause_us = worker.history.note(0 if self._outlives else self._loop.now() - worker.started_at)
+            self._await_next(worker, pid, status, LAST_DELAY_US if pause_us is None else pause_us)
 
     def _end(self, worker: WorkerProcess) -> None:
         """There is to be no other one."""

@@ -60,9 +60,23 @@ class Victims:
         return [event for event in self.program.events("taken-over") if "lost" in event.fields]
 
 
-def start(relay, *rules, workers=1, **options):
+def start(relay, *rules, workers=1, options=(), **more):
     return Victims(relay, relay.start(
-        *rules or [RULE], options=["--workers", str(workers), "--log-level", "debug"], prefix=KEPT, **options))
+        *rules or [RULE], options=["--workers", str(workers), "--log-level", "debug", *options], prefix=KEPT, **more))
+
+
+def test_without_a_keeper(relay, meeting):
+    """Goal: each worker is one process, whose connections end with it; the next one serves as well."""
+    victims = start(relay, workers=2, options=["--no-keeper"])
+    program = victims.program.process.pid
+    children = Path(f"/proc/{program}/task/{program}/children")
+    for _ in range(2):
+        app, daemon = meeting.joined()
+        victims.kill(*victims.pids)
+        assert ends_by_reset(app) and ends_by_reset(daemon)
+        assert {int(word) for word in children.read_text().split()} == set(victims.pids)
+    assert still_joined(*meeting.joined())
+    assert not victims.program.events("taken-over")
 
 
 def test_no_byte_is_lost(lab, relay, meeting, seed):
