@@ -13,6 +13,7 @@ import statistics
 
 from mproxy.ground.words import escaped
 from mproxy.service.control import MALFORMED
+from mproxy.service.owners import children_of, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ METRICS = {metric.name: metric for metric in (
     Metric("mproxy_cpu_seconds_total", COUNTER, (), "CPU time spent, workers included."),
     Metric("mproxy_open_fds", GAUGE, (), "Open descriptors of the main process; as root alone."),
     Metric("mproxy_max_fds", GAUGE, (), "The limit of open descriptors, the least of all."),
+    Metric("mproxy_worker_deaths_total", COUNTER, (), "Workers of cproxy and sproxy that have died and were replaced."),
+    Metric("mproxy_upgrades_total", COUNTER, (), "How often another build has taken over from a cproxy or sproxy."),
 
     Metric("mproxy_sessions", GAUGE, ("state",), "Sessions now."),
     Metric("mproxy_sessions_begun_total", COUNTER, (), "Sessions begun."),
@@ -125,6 +128,9 @@ def count(facts: Facts) -> Iterator[Sample]:
 def _count_sessions(facts: Facts) -> Iterator[Sample]:
     ended = facts["ended"]
     every = [ended, *facts["sessions"]]
+    for name, fact in (("mproxy_worker_deaths_total", "deaths"), ("mproxy_upgrades_total", "upgrades")):
+        if fact in facts:  # else there is no keeper
+            yield name, (), facts[fact]
     yield "mproxy_sessions_begun_total", (), ended["sessions"] + sum(bool(s["session"]) for s in facts["sessions"])
     for direction in ("sent", "received"):
         yield "mproxy_session_bytes_total", (direction,), sum(each[f"{direction}_bytes"] for each in every)
@@ -293,6 +299,7 @@ class Ledger:
                 member.note(count(facts))
                 answered.setdefault(member.group, []).append(facts)
                 seen = _add_workers(seen, facts)
+            seen = _add_kept(one, seen)
             member.note([("mproxy_cpu_seconds_total", (), seen["cpu"])] if "cpu" in seen else [])
             state = str(facts["state"]) if facts is not None else "silent"
             processes.setdefault(member.group, []).append((state, seen))
@@ -370,6 +377,20 @@ def _add_workers(seen: dict[str, float], facts: Facts) -> dict[str, float]:
             of_worker = look_at_process(worker["pid"])
             for fact in ("cpu", "memory"):
                 total[fact] += of_worker.get(fact, 0)
+    return total
+
+
+def _add_kept(one: Surveyed, seen: dict[str, float]) -> dict[str, float]:
+    """A keeper's work is done by its worker; they have one name, and a program that they started has another."""
+    total, left = dict(seen), [one.pid] if seen and one.program != "relay" else []
+    while left:
+        parent = left.pop()
+        for child in children_of(parent):
+            of_child = look_at_process(child)
+            if of_child and name_of(child) == name_of(parent):
+                left.append(child)
+                for fact in ("cpu", "memory"):
+                    total[fact] += of_child[fact]
     return total
 
 

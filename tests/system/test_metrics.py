@@ -4,14 +4,17 @@ import json
 import re
 import signal
 import sys
+import textwrap
 import time
 import urllib.parse
 
 import pytest
 from lab import SLOWNESS_S, outage, until
-from proxies import CPROXY_PORT
+from proxies import CPROXY_PORT, ROOT
 from relays import MPROXY, is_served, start_echo
 from traffic import pattern, read_exactly
+
+from mproxy.service.measures import look_at_process
 
 PORT, PROMETHEUS_PORT = 9470, 9090
 SAMPLE = re.compile(r'^(\w+)\{([^}]*)\} (\S+)$', re.MULTILINE)
@@ -73,7 +76,10 @@ def test_values_of_a_known_scenario(pair, app):
         assert (found["streams"], found["streams_opened_total"], found["session_outages_total"]) == (1, 1, 0)
         assert found["session_away_seconds"] == 0 and found["session_memory_bytes"] > 0
         assert 0 < found["session_round_trip_seconds/median"] < 1
-        assert found["resident_memory_bytes"] > 1 << 20 and found["cpu_seconds_total"] > 0
+        kept = pair.cproxy if program == "cproxy" else pair.sproxy
+        processes = [look_at_process(pid) for pid in {kept.pid, kept.worker_pid}]
+        assert found["resident_memory_bytes"] > 0.8 * sum(seen["memory"] for seen in processes), "the worker's, too"
+        assert 0 < found["cpu_seconds_total"] <= sum(seen["cpu"] for seen in processes)
         assert time.time() - 600 < found["start_time_seconds"] <= time.time() + 1
 
     pair.lab.wifi.cut()
@@ -120,6 +126,20 @@ def test_a_relay_and_a_receiver(lab, relay):
     assert found["relay_workers"] >= 1 and found["relay_worker_deaths_total"] == 0
     assert samples(text(), "recv")["transfers"] == 0
     promtool_likes(lab.router, text())
+
+
+def test_promtool_reads_what_the_dashboard_asks(lab, tmp_path):
+    """Goal: each query of it, and each alert of the page, can be evaluated."""
+    panels = json.loads((ROOT / "contrib" / "grafana" / "mproxy.json").read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    rules = [{"record": f"asked:{number}", "expr": re.sub(r"\$__rate_interval", "5m", query)}
+             for number, query in enumerate(queries)]
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    alerts = textwrap.dedent(page[page.index("    groups:"):page.index("\nHow long")])
+    for number, text in enumerate([json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}), alerts]):
+        file = tmp_path / f"{number}.yml"
+        file.write_text(text)
+        assert "SUCCESS" in lab.router.run("promtool", "check", "rules", file)
 
 
 def promtool_likes(host, text):

@@ -139,7 +139,7 @@ def test_every_metric_has_been_seen(exporter, monkeypatch):
     monkeypatch.setattr(os, "listdir", lambda _path: ["0", "1"])
     transfer = {"moved_bytes": 50, "kept_bytes": 5, "left_s": 9.0}
     send = {"program": "send", "name": "x", "version": "1", "state": "running", "transfers": [transfer]}
-    found = Ledger(str).take([asked(sproxy(session())), asked(relay(), "relay", os.getppid()),
+    found = Ledger(str).take([asked(sproxy(session(), deaths=1, upgrades=2)), asked(relay(), "relay", os.getppid()),
                                asked(send, "send", 1)])
     assert {name for samples in found.values() for name, _, _ in samples} == METRICS.keys()
 
