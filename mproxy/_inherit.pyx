@@ -161,10 +161,13 @@ cdef StreamState *inherited_stream(uint32_t number, uint32_t nth) noexcept nogil
 
 # ---- what the program knows
 
-def keep_record(Session session, bytes data):
-    """Have `data` outlive the process with the session, instead of what was kept before; nothing without an arena."""
+def keep_record(Session session, bytes data, bytes history=b""):
+    """Have `data` outlive the process with the session, instead of what was kept before; nothing without an arena.
+
+    `history` is for those who ask, and nothing depends on it: it is left out where there is no room, and of a dump.
+    """
     if session.lasting.number != 0:
-        write_record(<ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, session.lasting.number), data)
+        write_record(<ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, session.lasting.number), data, history)
 
 
 def kept_record(uint32_t number):
@@ -172,10 +175,21 @@ def kept_record(uint32_t number):
     return read_record(<const ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, number))
 
 
+def kept_history(uint32_t number):
+    """The history that was kept with it; nothing at all when there is none."""
+    return read_history(<const ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, number))
+
+
 def keep_own_record(bytes data):
     """Have `data` outlive the process with no session, instead of what was kept before; nothing without an arena."""
     if arena_base != NULL:
-        write_record(own_record(), data)
+        write_record(own_record(), data, read_history(own_record()))
+
+
+def keep_own_history(bytes history):
+    """The same of a history beside that, which is left out where there is no room."""
+    if arena_base != NULL:
+        write_record(own_record(), read_record(own_record()), history)
 
 
 def kept_own_record():
@@ -183,24 +197,40 @@ def kept_own_record():
     return read_record(own_record()) if arena_base != NULL else b""
 
 
+def kept_own_history():
+    """What was kept by that, also by this process; nothing at all when nothing was."""
+    return read_history(own_record()) if arena_base != NULL else b""
+
+
 cdef inline ProgramRecord *own_record() noexcept nogil:
     return <ProgramRecord *>(arena_base + OWN_RECORD_AT)
 
 
-cdef write_record(ProgramRecord *record, bytes data):
-    cdef uint32_t half = 1 - ((record.current >> 16) & 1)
+cdef write_record(ProgramRecord *record, bytes data, bytes history):
+    cdef uint32_t half = 1 - ((record.current >> 16) & 1), length = <uint32_t>len(data)
+    cdef uint32_t behind = <uint32_t>len(history)
     if len(data) > <Py_ssize_t>sizeof(record.halves[0]):
         raise LocalError("a program's record is too long")
-    memcpy(record.halves[half], <const char *>data, len(data))
+    if len(history) > <Py_ssize_t>sizeof(record.halves[0]) - length:
+        behind = 0
+    memcpy(record.halves[half], <const char *>data, length)
+    memcpy(&record.halves[half][length], <const char *>history, behind)
     stores_done()
-    store_whole(&record.current, half << 16 | <uint32_t>len(data))
+    store_whole(&record.current, behind << 17 | half << 16 | length)
 
 
 cdef bytes read_record(const ProgramRecord *record):
-    cdef uint32_t half = record.current >> 16, length = record.current & 0xFFFF
-    if half > 1 or length > sizeof(record.halves[0]):
+    cdef uint32_t half = record.current >> 16 & 1, length = record.current & 0xFFFF
+    if length > sizeof(record.halves[0]):
         return b""
     return (<const char *>record.halves[half])[:length]
+
+
+cdef bytes read_history(const ProgramRecord *record):
+    cdef uint32_t half = record.current >> 16 & 1, length = record.current & 0xFFFF, behind = record.current >> 17
+    if length + behind > sizeof(record.halves[0]):
+        return b""
+    return (<const char *>&record.halves[half][length])[:behind]
 
 
 # ---- what there is

@@ -74,7 +74,7 @@ cdef struct SessionState:
 
 
 cdef struct ProgramRecord:
-    uint32_t current           # which half counts, above the length of what is there; 0: nothing is kept
+    uint32_t current           # the length of what is there, bit 16: which half, above it: of the history behind it
     uint8_t halves[2][2040]    # what a program keeps with a session; the other half is for the next version
 
 

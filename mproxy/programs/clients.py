@@ -7,7 +7,7 @@ from mproxy.policy.keys import fingerprint
 from mproxy.policy.places import Places
 from mproxy.programs.client_record import ClientRecord
 from mproxy.programs.common import say_session
-from mproxy.service.status import Outages
+from mproxy.service.status import Outages, pack_history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Client:
             resent_bytes=outages.resent_bytes,
             certificate=self.certificate,
             places=[*self.kept_places, *(each for place in self.places.values() for each in place.memory())])
-        keep_record(self.endpoint.session, record.encode())
+        keep_record(self.endpoint.session, record.encode(), pack_history(outages.history()))
         if self.on_note is not None:
             self.on_note(self)
 

@@ -32,7 +32,7 @@ from mproxy.programs.remote_places import RemotePlaces
 from mproxy.programs.why_ended import FINAL, KEY_REFUSED_US, STARTED_ANEW, say_close
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
-from mproxy.service.status import Ended, Outages, seconds, session_facts
+from mproxy.service.status import Outages, seconds, session_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._site = 0  # which of the sproxies with its key has our session, 0: unknown
         self._began_at: int | None = None     # the session
         self._outages = Outages(config.session.heartbeat_us)
-        self._ended = Ended()     # the sessions before
         self._inspection = Inspection(loop, log, "cproxy", config.shown_name, self)
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
@@ -108,8 +107,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._guard = Guard(loop, config, self._instance, log)
         if config.keeper and not config.stdio:
             from mproxy.programs.succession import Succession
-            self._succession = Succession(config, loop, self._instance, self._introduction)
-            self._ended = self._succession.ended
+            self._succession = Succession(config, loop, self._instance, self._introduction, self._inspection)
             self.is_kept = True
 
     def open(self) -> None:
@@ -121,7 +119,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         return self._succession.claim(fds, self._listening.tcp_sockets()) if self._succession is not None else ()
 
     def vows(self) -> dict[str, Any]:
-        return {"figures": self._inspection.memory(), **self._introduction.vows()}
+        session = self._endpoint.session
+        return {"figures": self._inspection.memory([(session.session_id, self._outages)]), **self._introduction.vows()}
 
     def keep_vows(self, vows: Mapping[str, Any]) -> None:
         self._introduction.keep_vows(vows)
@@ -168,12 +167,13 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             now = self._loop.now()
             if self._known:
                 self._site, self._began_at, self._lost_at = past.site, past.began_at, past.lost_at
-                self._outages.recall(*past.outages)
+                self._outages = past.outages
             if past.ending is not None:
                 self._end_session(CloseCode.ORDERLY, past.ending, "warning")
                 self._owes_goodbye = bool(self._instance.former)
             elif self._known:
-                self._outages.begin(now, say_succession("cproxy"))
+                if self._outages.began_at is None:  # else it goes on, for the same reason
+                    self._outages.begin(now, say_succession("cproxy"))
                 self._note_loss(now - (past.lost_at or now))
                 if not self._carrier_wanted():
                     self._end_session(CloseCode.ORDERLY, "lost while idle")
@@ -210,11 +210,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._dialer.advertised(None)
         self._lost_at = self._key_refused_at = None
         if session.session_id:
-            self._ended.add(session, self._outages, self._loop.now())
             (self._warn_of_end if level == "warning" else self._log.info)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.streams.opened,
                 sent=session.streams.out_bytes, received=session.streams.in_bytes)
-            self._inspection.note_end(say_session(session.session_id), self._sproxy, why)
+            self._inspection.session_over(session, self._outages, self._sproxy, why)
         self._endpoint.renew(self._new_session())
         self._places.begin()
         self._began_at, self._outages = None, Outages(self._config.session.heartbeat_us)
@@ -518,8 +517,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def inspect(self) -> dict[str, Any]:
         return {"state": "stopping" if self._stopping else "running", "listening": self._listening.addresses,
-                "remote": self._places.listening,
-                "sproxy": self._sproxy, "ended": self._ended.facts()}
+                "remote": self._places.listening, "sproxy": self._sproxy}
 
     def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
         """The session, if there is one or is to be one."""

@@ -14,19 +14,21 @@ from mproxy.programs.common import say_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from mproxy.endpoint.observer import EndpointObserver
     from mproxy.ground.config import SessionConfig
     from mproxy.io._loop import Loop
     from mproxy.programs.client_record import ClientRecord
     from mproxy.programs.clients import Client
+    from mproxy.service.status import History
 
 
 class Heirs:
     """Makes clients of sessions that were found; none has a carrier."""
 
-    def __init__(self, loop: Loop, config: SessionConfig, observer: EndpointObserver) -> None:
+    def __init__(self, loop: Loop, config: SessionConfig, observer: EndpointObserver,
+                 history_of: Callable[[int, bytes], History]) -> None:
         self.clients: list[tuple[Client, int]] = []  # in the order in which they began, and how many streams each lost
         self.over: list[Client] = []  # whose sessions were being ended when the worker died
         self.condemned: list[tuple[str, ClientRecord]] = []  # sessions that were ended: workers crashed in their turns
@@ -34,6 +36,7 @@ class Heirs:
         self._loop = loop
         self._config = config
         self._observer = observer
+        self._history_of = history_of
 
     def find(self, numbers: Iterable[int], ill: Collection[int]) -> None:
         """Look at sessions, by the numbers of their records, but not at those that are `ill`."""
@@ -54,6 +57,7 @@ class Heirs:
         for record, number in sorted(known, key=lambda each: each[0].began_at):
             endpoint, lost = self._endpoint(number)
             client = client_of(record, endpoint, self._config.heartbeat_us)
+            client.outages.recall_history(self._history_of(number, client.session_id))
             if endpoint.session.state == CarrierState.CLOSED_FOR_GOOD:
                 self.over.append(client)
             else:

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from functools import partial
 
 from mproxy import _wire
-from mproxy._inherit import keep_own_record, kept_own_record
 from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode, WelcomeFeature
 from mproxy.carrier._datagram_carrier import DatagramCarrier
@@ -44,7 +43,7 @@ from mproxy.programs.why_ended import ONE_AT_A_TIME, STARTED_ANEW, say_close
 from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
-from mproxy.service.status import Ended, seconds, session_facts
+from mproxy.service.status import seconds, session_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +98,6 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._stopping = False
         self._is_spokesman = True  # the worker that says what concerns the whole program, if there are several
         self._inspection = Inspection(loop, log, "sproxy", config.shown_name, self)
-        self._ended = Ended(keep_own_record)       # sessions that are over
         self._listeners: list[socket.socket] = []  # until they are served
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._access = Access(config, log)
@@ -146,7 +144,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         return understands(record)
 
     def vows(self) -> dict[str, Any]:
-        return {"figures": self._inspection.memory(), "guarded": self._access.guarded}
+        figures = self._inspection.memory((client.session_id, client.outages) for client in self._clients)
+        return {"figures": figures, "guarded": self._access.guarded}
 
     def keep_vows(self, vows: Mapping[str, Any]) -> None:
         self._inspection.recall(vows.get("figures", {}))
@@ -205,11 +204,11 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _go_on(self) -> None:
         """Go on with the sessions of the worker before, as if they had lost their carriers."""
-        self._ended.recall(kept_own_record())
-        heirs = Heirs(self._loop, self._config.session, self)
+        self._inspection.outlive()
+        heirs = Heirs(self._loop, self._config.session, self, self._inspection.history_of)
         heirs.find(self._estate.sessions, self._estate.ill(self.condemned))
         for client in heirs.over:
-            self._ended.add(client.endpoint.session, client.outages, self._loop.now())
+            self._inspection.ended.add(client.endpoint.session, client.outages, self._loop.now())
             client.endpoint.dispose()
         for client, lost in heirs.clients:
             self._datagrams.serve(client)
@@ -388,11 +387,10 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client.set_end_timer(None)
         self._places.forget(client)
         self._clients.remove(client)
-        self._ended.add(session, client.outages, self._loop.now())
         (self._log.warning if level == "warning" else self._log.info)(
             "ended", session=client.name, peer=client.peer, why=why, streams=session.streams.opened,
             sent=session.streams.out_bytes, received=session.streams.in_bytes)
-        self._inspection.note_end(client.name, client.host, why)
+        self._inspection.session_over(session, client.outages, client.host, why)
         client.endpoint.dispose()
 
     # ---- told by the endpoints; a carrier that is in doubt, or loses full packets, is cproxy's business
@@ -533,8 +531,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def inspect(self) -> dict[str, Any]:
         return {"state": "stopping" if self._stopping else "running",
                 "listening": [format_host_port(*address) for address in self._listening],
-                "daemon": format_host_port(self._config.daemon_host, self._config.daemon_port),
-                "ended": self._ended.facts()}
+                "daemon": format_host_port(self._config.daemon_host, self._config.daemon_port)}
 
     def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
         for client in self._clients:

@@ -7,9 +7,7 @@ import struct
 
 from mproxy._inherit import (
     inherit,
-    keep_own_record,
     keep_record,
-    kept_own_record,
     kept_record,
     mark,
     named_descriptors,
@@ -22,7 +20,7 @@ from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
 from mproxy.keeper.estate import Estate, end_unseen, peer_of
 from mproxy.policy.paths import Way
-from mproxy.service.status import Ended, Outages
+from mproxy.service.status import Outages, pack_history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.policy.instance import Instance
     from mproxy.programs.introduction import Introduction
+    from mproxy.service.inspection import Inspection
 
 # The version; when the session began, its last carrier's last byte (0: it has one), its last tag and its site, and its
 # outages as they are remembered; behind that the key of the sproxy that has it.
@@ -48,11 +47,11 @@ LONGEST_KEY = 1960
 class Past:
     """What a worker knows again of the session that it has taken over."""
 
-    def __init__(self, began_at: int, lost_at: int, site: int, outages: tuple[int, int, int, int, int]) -> None:
+    def __init__(self, began_at: int, lost_at: int, site: int, outages: Outages) -> None:
         self.began_at = began_at
         self.lost_at = lost_at or None  # its last carrier, if it had none when the worker died
         self.site = site
-        self.outages = outages          # for `Outages.recall`
+        self.outages = outages
         self.lost = 0                   # streams of which it cannot be told what was done
         self.ending: str | None = None  # why the session is to be ended; None: it goes on
 
@@ -60,15 +59,16 @@ class Past:
 class Succession:
     """Of one cproxy."""
 
-    def __init__(self, config: CproxyConfig, loop: Loop, instance: Instance, introduction: Introduction) -> None:
+    def __init__(self, config: CproxyConfig, loop: Loop, instance: Instance, introduction: Introduction,
+                 inspection: Inspection) -> None:
         self._config = config.session
         self._dialled_port = config.sproxy_port if config.proxy is None else config.proxy[2]
         self._loop = loop
         self._instance = instance
         self._introduction = introduction
+        self._inspection = inspection
         self.estate = Estate()
         self.way: Way | None = None  # where a former carrier led
-        self.ended = Ended(keep_own_record)
         self.over: list[tuple[bytes, str]] = []  # ids of sessions that do not go on, and why
 
     def claim(self, fds: list[int], listeners: list[socket.socket]) -> Collection[int]:
@@ -83,7 +83,7 @@ class Succession:
         """Keep what the next worker has to know: before the session has an identity, and after every change."""
         tag, spki = self._introduction.memory()
         keep_record(session, RECORD.pack(VERSION, began_at or 0, lost_at or 0, tag, site, *outages.memory())
-                    + (spki if len(spki) <= LONGEST_KEY else b""))
+                    + (spki if len(spki) <= LONGEST_KEY else b""), pack_history(outages.history()))
 
     def understands(self, record: bytes) -> bool:
         """Whether that was noted by a cproxy whose version this one knows."""
@@ -93,7 +93,7 @@ class Succession:
         """Have `endpoint` go on with the session of the worker before, or, if there is none, with one that outlives
         this one."""
         now = self._loop.now()
-        self.ended.recall(kept_own_record())
+        self._inspection.outlive()
         ill = self.estate.ill(condemned)
         for number in ill:
             self.over.append((mark(number).to_bytes(SESSION_ID_BYTES), "workers died in its turn"))
@@ -119,18 +119,18 @@ class Succession:
 
     def _recall(self, number: int, session: Session) -> Past:
         """What the former worker has noted."""
-        kept = kept_record(number)
+        kept, outages = kept_record(number), Outages(self._config.heartbeat_us)
         if not self.understands(kept):
-            return Past(self._loop.now(), 0, 0, (0, 0, 0, 0, 0))
-        _version, began_at, lost_at, tag, site, *outages = RECORD.unpack_from(kept)
+            return Past(self._loop.now(), 0, 0, outages)
+        _version, began_at, lost_at, tag, site, *figures = RECORD.unpack_from(kept)
         self._introduction.recall(tag, kept[RECORD.size:], session.epoch)
-        return Past(began_at, lost_at, site, tuple(outages))
+        outages.recall(*figures)
+        outages.recall_history(self._inspection.history_of(number, session.session_id))
+        return Past(began_at, lost_at, site, outages)
 
     def _end(self, session: Session, number: int) -> None:
         if session.session_id:
-            outages = Outages(self._config.heartbeat_us)
-            outages.recall(*self._recall(number, session).outages)
-            self.ended.add(session, outages, self._loop.now())
+            self._inspection.ended.add(session, self._recall(number, session).outages, self._loop.now())
             self.over.append((session.session_id, ENDING))
         endpoint = Endpoint(self._loop, session, EndpointObserver())
         take_over(endpoint, number)

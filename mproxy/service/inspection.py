@@ -11,19 +11,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from mproxy.endpoint._listing import say_streams, stream_ids
 from mproxy.ground.words import escaped, printable
 from mproxy.keeper.main_process import upgrades, worker_deaths
-from mproxy.service.status import parts_of, program_facts, seconds
+from mproxy.service.control import MALFORMED
+from mproxy.service.status import (
+    LONGEST_WHY,
+    REMEMBERED,
+    Ended,
+    check_history,
+    histories_of,
+    pack_history,
+    parts_of,
+    program_facts,
+    seconds,
+    unpack_history,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from mproxy._session import Session
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Loop
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
-
-# Sessions that have ended of which the newest are remembered.
-REMEMBERED = 16
+    from mproxy.service.status import History, Outages
 
 # Streams of one part of an answer.
 PORTION = 16
@@ -59,25 +70,54 @@ class Inspection:
         self._inspected = inspected
         self._started_at = loop.now()
         self._last: deque[tuple[int, dict[str, str]]] = deque(maxlen=REMEMBERED)  # (when, which and why)
+        self._histories: dict[str, History] = {}  # what the build before told of its sessions
+        self._keep_last: Callable[[bytes], object] | None = None
+        self.ended = Ended()  # sessions that are over
 
     def commands(self) -> dict[str, Command]:
         return {"status": self._tell_status, "kill": self._kill}
 
-    def memory(self) -> dict[str, Any]:
-        """For `recall` in the next build of the program."""
-        return {"started_at": self._started_at, "last": list(self._last)}
+    def outlive(self) -> None:
+        """Have the next worker know all this, and go on with what the one before has kept."""
+        from mproxy._inherit import keep_own_history, keep_own_record, kept_own_history, kept_own_record
+        self.ended.keep, self._keep_last = keep_own_record, keep_own_history
+        self.ended.recall(kept_own_record())
+        last = unpack_history(kept_own_history(), (int, str, str, str))
+        if last:
+            self._last.clear()
+        self._last.extend((at, {"session": session, "peer": peer, "why": why})
+                          for at, session, peer, why in reversed(last))
+
+    def history_of(self, number: int, session_id: bytes) -> History:
+        """The outages of a session that the worker before, or else the build before, has left."""
+        from mproxy._inherit import kept_history
+        return unpack_history(kept_history(number)) or self._histories.get(session_id.hex(), [])
+
+    def memory(self, sessions: Iterable[tuple[bytes, Outages]]) -> dict[str, Any]:
+        """For `recall` in the next build of the program. `sessions`: ids and outages."""
+        return {"started_at": self._started_at, "last": list(self._last), "outages": histories_of(sessions)}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Go on with the figures of the build before; what this one does not know of them begins anew."""
         try:
             self._started_at = int(memory["started_at"])
             self._last.extend((int(at), dict(end)) for at, end in memory["last"])
-        except (KeyError, TypeError, ValueError):
+            self._histories = {session: check_history(history) for session, history in memory["outages"].items()}
+        except MALFORMED:
             pass
+
+    def session_over(self, session: Session, outages: Outages, peer: str, why: str) -> None:
+        """It has ended, and is counted."""
+        self.ended.add(session, outages, self._loop.now())
+        self.note_end(session.session_id[:4].hex(), peer, why)
 
     def note_end(self, session: str, peer: str, why: str) -> None:
         """A session has ended."""
         self._last.append((self._loop.now(), {"session": session, "peer": peer, "why": why}))
+        if self._keep_last is not None:
+            self._keep_last(pack_history([
+                [at, end["session"], end["peer"][:LONGEST_WHY], end["why"][:LONGEST_WHY]]
+                for at, end in reversed(self._last)]))
 
     def _tell_status(self, request: dict[str, Any], reply: Reply) -> None:
         """{"command": "status", "session": NAME, "streams": COUNT}: of that session alone; with so many of the streams
@@ -88,6 +128,7 @@ class Inspection:
         if deaths is not None:
             facts["deaths"] = deaths
             facts["upgrades"] = upgrades()
+        facts["ended"] = self.ended.facts()
         facts["endings"] = [{**end, "ended_s": seconds(now - ended_at)} for ended_at, end in reversed(self._last)]
         most = ALL if streams is True else streams if isinstance(streams, int) else 0
         reply(parts_of(facts, "sessions", self._say_sessions(request.get("session"), most)))
@@ -134,9 +175,10 @@ def say_with_streams(facts: Mapping[str, Any], endpoint: Endpoint, most: int) ->
         if not ids:
             break
         last = ids[-1]
-        fresh = [number for number in ids if number not in seen]  # when the last one has gone it begins again
-        seen.update(fresh)
-        portion = say_streams(endpoint, fresh)
+        if ids[0] in seen:  # the last one has gone, and it begins again: all that are not seen yet are behind these
+            ids = [number for number in ids if number not in seen]
+        seen.update(ids)
+        portion = say_streams(endpoint, ids)
         yield separator + portion if portion else " "
         separator = "," if portion else separator
     yield "]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mproxy import __version__
 from mproxy.ground.config import format_host_port
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Loop
 
+    History = Sequence[tuple[int, int, str]]
+
 # Of a session: what its objects have outside themselves, such as lists; and what a carrier has that seals. As a test
 # measures them.
 SMALL_BYTES = 2560
@@ -32,8 +34,14 @@ SEALED_BYTES = 3000
 # Flows of datagrams of a session that are shown.
 MOST_FLOWS = 20
 
-# Of a session's outages the newest are remembered.
+# Of a session's outages, and of sessions that have ended, the newest are remembered.
 REMEMBERED = 16
+
+# Of a history that outlives a worker, and of those of all sessions that go to the next build: most bytes. An upgrade's
+# message has 64 KiB for all that it says.
+HISTORY_BYTES = 1400
+HISTORIES_BYTES = 24_000
+LONGEST_WHY = 100
 
 # What outlives a worker of the sessions that were over: seven sums, then the ids of the last sessions in them.
 SUMS = struct.Struct("=7Q")
@@ -87,6 +95,19 @@ class Outages:
         self.began_at = began_at or None
         self.count, self.longest_us, self.total_us, self.resent_bytes = count, longest_us, total_us, resent_bytes
 
+    def history(self) -> History:
+        """For `recall_history` in another process: (began at, ended at, why) of the last ones, the newest first; of the
+        present one the end is 0."""
+        present = [(self.began_at, 0, self.why)] if self.began_at is not None else []
+        return [(began_at, ended_at, why[:LONGEST_WHY]) for began_at, ended_at, why in [*present, *reversed(self.past)]]
+
+    def recall_history(self, history: History) -> None:
+        """After `recall`: go on with the list, too."""
+        for began_at, ended_at, why in reversed(history):
+            self.why = why
+            if ended_at:
+                self.past.append((began_at, ended_at, why))
+
     def until(self, now: int) -> int:
         """How long they lasted together, with the one that lasts."""
         return self.total_us + (now - self.began_at if self.began_at is not None else 0)
@@ -108,10 +129,10 @@ class Ended:
     is in the sums or not; so they know the last ones that are.
     """
 
-    __slots__ = ("_added", "_keep", "_sums")
+    __slots__ = ("_added", "_sums", "keep")
 
     def __init__(self, keep: Callable[[bytes], object] | None = None) -> None:
-        self._keep = keep
+        self.keep = keep
         self._sums = [0] * 7
         self._added: deque[bytes] = deque(maxlen=LAST_ADDED)
 
@@ -124,8 +145,8 @@ class Ended:
                 outages.until(now))
         self._sums = [old + new for old, new in zip(self._sums, more, strict=True)]
         self._added.append(session.session_id)
-        if self._keep is not None:
-            self._keep(SUMS.pack(*self._sums) + b"".join(map(SESSION_ID.pack, self._added)))
+        if self.keep is not None:
+            self.keep(SUMS.pack(*self._sums) + b"".join(map(SESSION_ID.pack, self._added)))
 
     def recall(self, kept: bytes) -> None:
         """Go on from what the worker before has kept, if there is anything that can be it."""
@@ -139,6 +160,43 @@ class Ended:
         return {"sessions": sessions, "streams_ever": streams, "sent_bytes": sent_bytes,
                 "received_bytes": received_bytes, "resent_bytes": resent_bytes,
                 "outages": {"count": outages, "total_s": seconds(outages_us)}}
+
+
+def pack_history(history: Sequence[Sequence[Any]]) -> bytes:
+    """A list, the newest first, as it outlives a process: without the oldest where all are too long."""
+    import json
+    packed = json.dumps(history, separators=(",", ":")).encode() if history else b""
+    return packed if len(packed) <= HISTORY_BYTES else pack_history(history[:-1])
+
+
+def unpack_history(packed: bytes, shape: tuple[type, ...] = (int, int, str)) -> list[Any]:
+    """That list; empty when there is none, or what cannot be one. `shape`: the types in each entry."""
+    import json
+    try:
+        return check_history(json.loads(packed) if packed else [], shape)
+    except (ValueError, RecursionError):
+        return []
+
+
+def check_history(history: object, shape: tuple[type, ...] = (int, int, str)) -> list[Any]:
+    """What another process says is such a list; empty when it cannot be one."""
+    if not isinstance(history, list) or not all(
+            isinstance(entry, list) and tuple(map(type, entry)) == shape for entry in history):
+        return []
+    return history[:REMEMBERED + 1]  # one more: the present outage
+
+
+def histories_of(sessions: Iterable[tuple[bytes, Outages]]) -> dict[str, History]:
+    """Histories by the ids of their sessions, of those that have been away last, as many as a message may have."""
+    found = [(history, session_id) for session_id, outages in sessions if (history := outages.history())]
+    found.sort(key=lambda each: each[0][0][0], reverse=True)
+    kept, left = {}, HISTORIES_BYTES
+    for history, session_id in found:
+        left -= 40 + len(pack_history(history))
+        if left < 0:
+            break
+        kept[session_id.hex()] = history
+    return kept
 
 
 def seconds(us: int) -> float:

@@ -11,7 +11,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from mproxy._inherit cimport inherited_stream, session_sound, stream_sound
 from mproxy._inherit import (
-    deaths, inherit, keep_own_record, keep_record, kept_own_record, kept_record, map_arena, recover,
+    deaths, inherit, keep_own_history, keep_own_record, keep_record, kept_history, kept_own_history, kept_own_record,
+    kept_record, map_arena, recover,
 )
 from mproxy._pool cimport MIN_BLOCK_BYTES, pool_lent_bytes
 from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
@@ -142,7 +143,7 @@ cdef class World:
         numbers, damaged = recover()
         assert damaged == 0, "a session was damaged"
         facts.in_turns = sum(deaths(number) for number in numbers)
-        for kept in [kept_own_record(), *map(kept_record, numbers)]:
+        for kept in [kept_own_record(), kept_own_history(), *map(kept_record, numbers), *map(kept_history, numbers)]:
             assert kept == record_of(kept[0] if kept else 0), "half a record of the program"
         for number in numbers:
             self.reconcile(number)
@@ -264,8 +265,9 @@ cdef class World:
         elif chance < 42:
             session.probe(1)
         elif chance < 43:
-            keep_record(session, record_of(self.draw(256)))
+            keep_record(session, record_of(self.draw(256)), record_of(self.draw(256)))
             keep_own_record(record_of(self.draw(256)))
+            keep_own_history(record_of(self.draw(256)))
         else:
             stream = self.some_stream(session)
             if stream != NULL:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from asking import facts
+from asking import facts, session_of
 from conversations import PATIENCE_S, Meeting
 from lab import CRASH, SLOWNESS_S, outage, pause, until
 from mortal import arena_bytes
@@ -246,6 +246,28 @@ def test_status_counts_deaths(pair, daemon, kept):
     assert ours["session"] == before["sessions"][0]["session"] and ours["streams"] == 1
     assert ours["age_s"] >= before["sessions"][0]["age_s"]
     app.close()
+
+
+def test_what_status_lists_goes_on(pair, daemon, kept):
+    """Goal: outages with their reasons, also the one that lasts, and sessions that ended, are as before a death."""
+    cproxy = kept("--idle", "1ms")
+    app, connection = pair.joined(daemon)
+    app.close()
+    connection.close()
+    cproxy.program.event("ended")
+    _stream = pair.joined(daemon)
+    cproxy.die()
+    cproxy.program.event("resumed")
+    pair.lab.wifi.cut()
+    until(lambda: session_of(pair.lab.client, "cproxy")["state"] == "away", PATIENCE_S, "away")
+    before = facts(pair.lab.client, "cproxy")
+    cproxy.die()
+    after = facts(pair.lab.client, "cproxy")
+    assert [each["session"] for each in after["endings"]] == [each["session"] for each in before["endings"]]
+    assert after["endings"][0]["why"] == before["endings"][0]["why"] == "idle"
+    old, new = (program["sessions"][0]["outages"]["recent"] for program in (before, after))
+    assert [each["why"] for each in new] == [each["why"] for each in old] and len(old) == 2
+    assert new[1]["lasted_s"] == old[1]["lasted_s"]
 
 
 def figures(program):

@@ -214,6 +214,8 @@ def test_status_after_a_death(pair, two, lab):
         for name in ("session", "peer", "key", "streams", "streams_ever", "sent_bytes", "received_bytes"):
             assert name == "peer" or new[name] == old[name], name
         assert new["outages"]["count"] == old["outages"]["count"] + 1
+        assert [each["why"] for each in new["outages"]["recent"][1:]] == (
+            [each["why"] for each in old["outages"]["recent"]]), "those before are still listed"
         assert new["state"] == "connected"
     assert still_joined(*own) and still_joined(*others)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import builds
 import pytest
-from asking import facts
+from asking import facts, session_of
 from builds import Build
 from conversations import PATIENCE_S, Meeting, MixedLoad, still_joined
 from lab import outage, until
@@ -54,6 +54,12 @@ class Kept:
             assert not [event for event in program.events("taken-over") if "lost" in event.fields]
             for name in ("session-damaged", "ended", "worker-died"):
                 assert not program.events(name), str(program)
+
+
+def outages_of(host, program):
+    """(how many, why each began) of the outages that status tells of its session."""
+    outages = session_of(host, program)["outages"]
+    return outages["count"], [each["why"] for each in outages["recent"]]
 
 
 @pytest.fixture
@@ -148,7 +154,9 @@ def test_upgrades_while_the_client_is_away(kept, lab):
     app.sendall(b"back" * 1000)
     ended_daemon.sendall(b"last words")
     ended_daemon.shutdown(socket.SHUT_WR)
+    told = [outages_of(lab.client, "cproxy"), outages_of(lab.server, "sproxy")]
     kept.upgrade("sproxy", "cproxy")
+    assert [outages_of(lab.client, "cproxy"), outages_of(lab.server, "sproxy")] == told
     reset(reset_daemon)
     kept.upgrade("sproxy", "cproxy")
     lab.wifi.mend()

@@ -4,7 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from mproxy.service.status import Ended, Outages
+from mproxy.service.status import (
+    HISTORIES_BYTES,
+    HISTORY_BYTES,
+    Ended,
+    Outages,
+    check_history,
+    histories_of,
+    pack_history,
+    unpack_history,
+)
 
 
 def session(number):
@@ -71,3 +80,59 @@ def test_figures_of_outages_go_on():
     assert after.began_at == 5000 and after.resent_bytes == 7
     after.end(5100, 0, None)
     assert (after.count, after.longest_us, after.total_us) == (2, 200, 300)
+
+
+def outages_of(count, why="nothing heard", began_at=0):
+    outages = Outages(1000)
+    for number in range(count):
+        outages.begin(began_at + 1000 * number + 1, f"{why} {number}")
+        outages.end(began_at + 1000 * number + 500, 0, None)
+    return outages
+
+
+def next_of(outages):
+    """The same, in another process."""
+    after = Outages(1000)
+    after.recall(*outages.memory())
+    after.recall_history(unpack_history(pack_history(outages.history())))
+    return after
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("count", [0, 3, 40])
+def test_lists_of_outages_go_on(count, away):
+    """Goal: whoever asks is told the same before and after, also of the one that lasts; the next one comes to it."""
+    before = outages_of(count)
+    if away:
+        before.begin(90_000, "no route")
+    after = next_of(before)
+    assert after.facts(95_000) == before.facts(95_000) and after.why == before.why
+    for each in (before, after):
+        each.begin(96_000, "pulled")
+        each.end(97_000, 0, None)
+    assert after.facts(99_000) == before.facts(99_000)
+
+
+def test_a_list_that_is_too_long_loses_the_oldest():
+    before = outages_of(16, "\u20ac" * 300)
+    packed = pack_history(before.history())
+    assert 0 < len(packed) <= HISTORY_BYTES
+    kept = unpack_history(packed)
+    assert kept and kept[0][0] == 15_001 and kept == [list(each) for each in before.history()[:len(kept)]]
+    assert next_of(before).count == 16
+
+
+@pytest.mark.parametrize("damage", [
+    b"x", b"[1]", b'[["a",1,"b"]]', b"[[1,2]]", b"{}", b'[[1,2,"x"],[1,2,3]]', b"[" * 1000, b'[[1.5,2,"x"]]', b"\xff"])
+def test_what_cannot_be_a_list(damage):
+    assert unpack_history(damage) == []
+    assert check_history(damage) == []
+
+
+def test_histories_of_many_sessions_are_bounded():
+    """Goal: an upgrade's message has room; of those that were away last all is told."""
+    sessions = [(bytes([number]) * 16, outages_of(10, began_at=100_000 * number)) for number in range(200)]
+    found = histories_of([*sessions, (bytes(16), Outages(1000))])
+    assert 10 < len(found) < 200
+    assert set(found) == {bytes([number]).hex() * 16 for number in range(200 - len(found), 200)}
+    assert len(str(found)) < 2 * HISTORIES_BYTES
