@@ -19,6 +19,21 @@ BEGUN = "MPROXY_BEGUN"
 
 UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
 
+# Where commands are started if that is not where we are.
+_directory: str | None = None
+
+
+def leave_directory() -> None:
+    """Stay in `/`, so that the file system that we were started in can be unmounted. Commands are started in the
+    directory where we were, as long as it is there: their words may name files in it."""
+    global _directory
+    if _directory is None:
+        try:
+            _directory = os.getcwd()
+        except OSError:
+            pass  # it has been removed
+        os.chdir("/")
+
 
 def owns_terminal() -> bool:
     """Whether a child of ours can ask something at a terminal: there is one, and we are not in its background."""
@@ -46,7 +61,7 @@ class ViaChild:
         os.set_blocking(self.errors, False)
         try:
             self.pid = os.posix_spawn(
-                "/bin/sh", ["sh", "-c", command], os.environ, setsid=not has_terminal, setsigmask=(),
+                "/bin/sh", ["sh", "-c", _where_we_were() + command], os.environ, setsid=not has_terminal, setsigmask=(),
                 setsigdef=signal.valid_signals() - UNCHANGEABLE,
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
                               (os.POSIX_SPAWN_DUP2, 2 if has_terminal else errors, 2)])
@@ -73,6 +88,13 @@ class ViaChild:
         for fd in (sock, child.errors):
             os.set_inheritable(fd, False)
         return child
+
+
+def _where_we_were() -> str:
+    if _directory is None:
+        return ""
+    import shlex
+    return f"cd -- {shlex.quote(_directory)} 2>/dev/null; "
 
 
 # Those that were started before who needs them was there, by their commands.

@@ -83,7 +83,8 @@ def parse(argv: list[str]) -> CproxyConfig:
     ssh, sproxy = given.pop("ssh"), given.pop("remote_sproxy")
     given["hushed"] = "log_level" not in given
     given.setdefault("log_level", "warning")
-    given.setdefault("state_dir", default_state_dir())
+    state_dir = given.pop("state_dir", None) or default_state_dir()
+    given["state_dir"] = state_dir and os.path.abspath(state_dir)  # we may leave this directory
     given["idle_us"] = given.pop("idle", IDLE_US)
     login = f"{user}@" if user else ""
     place = f"{login}{format_host_port(host, port)}"

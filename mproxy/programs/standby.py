@@ -14,6 +14,7 @@ import socket
 
 from mproxy.ground.errors import MproxyError
 from mproxy.io.bind import UnixListener
+from mproxy.policy.via_start import leave_directory
 from mproxy.programs.standby_guest import READY, is_pipe
 from mproxy.service.control import credentials_of, make_directory, runtime_directories, short_path
 
@@ -42,9 +43,11 @@ class Standby:
         self._add = add
         self._coming: dict[socket.socket, Watch] = {}  # they have not sent their descriptors
         self._here: dict[socket.socket, Watch] = {}
+        self._heard_by: socket.socket | None = None  # the guest that has our standard error
         self._listener = _listen(name)
         try:
             os.setsid()  # what happens to the terminal does not concern us any more
+            leave_directory()
         except OSError:
             self._listener.close()
             raise
@@ -55,7 +58,17 @@ class Standby:
         """All guests have ended: let go of what is theirs."""
         for guest in list(self._here):
             _dismiss(guest, self._here)
+        self._hush()
+
+    def _hush(self) -> None:
+        self._heard_by = None
         _use_for_errors(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+    def _leave(self, guest: socket.socket) -> None:
+        """It has ended, while others have not: somebody may read its standard error to the end."""
+        _dismiss(guest, self._here)
+        if guest is self._heard_by:
+            self._hush()
 
     def close(self) -> None:
         """Take nobody any more."""
@@ -95,10 +108,11 @@ class Standby:
             _dismiss(guest, self._coming)
             return
         self._coming.pop(guest).close()
-        self._here[guest] = self._loop.watch(guest.fileno(), lambda _events: _dismiss(guest, self._here))
+        self._here[guest] = self._loop.watch(guest.fileno(), lambda _events: self._leave(guest))
         for fd in fds[:2]:
             os.set_blocking(fd, False)
         _use_for_errors(fds[2])
+        self._heard_by = guest
         self._add(fds[0], fds[1])
 
 

@@ -58,6 +58,7 @@ def test_the_next_one_waits_for_nothing(host):
         assert (done.returncode, done.stdout, done.stderr) == (7, "out\nin\n", "err\n")
     for _ in range(3):
         served(host, run)
+    assert os.readlink(f"/proc/{waiting(host)}/cwd") == "/", "what it was started in can be unmounted"
 
 
 def test_it_survives_an_address_change(host):
@@ -72,6 +73,17 @@ def test_it_waits_on_whatever_carries_it(host):
     pid = waiting(host)
     assert served(host, lambda: host.run("server", "exit 5")).returncode == 5
     assert waiting(host) == pid
+
+
+def test_one_that_ends_holds_nothing_of_a_caller_s(host):
+    """Goal: who reads an ssh's standard error to its end has it when that ssh ends, although another one goes on."""
+    ssh = host.lab.client.start(*host.command("server", "echo there; exec cat"), stdin=subprocess.PIPE)
+    ssh.expect("^there$")
+    for _ in range(2):
+        done = host.run("server", "echo err >&2; exit 3")
+        assert (done.returncode, done.stderr) == (3, "err\n")
+    ssh.process.stdin.close()
+    assert ssh.wait() == 0
 
 
 def test_several_at_once(host):

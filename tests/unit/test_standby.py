@@ -25,6 +25,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.setattr(os, "setsid", lambda: None)
+    monkeypatch.setattr(standby, "leave_directory", lambda: None)
     shown = []
 
     def use(fd):
@@ -90,6 +91,30 @@ def test_its_pipes_are_another_application_s(place):
     assert guest.recv(1) == b"" and place.shown[-1] == "/dev/null"
     host.standby.close()
     assert not list(place.path.iterdir())
+
+
+def test_errors_of_who_has_ended_are_let_go_of(place):
+    """Goal: whoever reads them sees their end, although others are still there."""
+    host = Host()
+
+    def come():
+        guest, pipes, errors = reach(place), [os.pipe(), os.pipe()], os.pipe()
+        host.turn_until(lambda: is_readable(guest))
+        assert guest.recv(2) == standby.READY
+        before = len(host.added)
+        socket.send_fds(guest, [b"+"], [pipes[0][0], pipes[1][1], errors[1]])
+        host.turn_until(lambda: len(host.added) > before)
+        return guest, os.readlink(f"/proc/self/fd/{errors[1]}")
+    (first, first_errors), (second, second_errors), (third, third_errors) = come(), come(), come()
+    assert place.shown[1:] == [first_errors, second_errors, third_errors]
+    second.close()
+    host.turn_until(lambda: len(host.standby._here) == 2)
+    assert place.shown[-1] == third_errors, "those of the newest are in use"
+    third.close()
+    host.turn_until(lambda: place.shown[-1] == "/dev/null")
+    assert not is_readable(first)
+    host.standby.rest()
+    host.standby.close()
 
 
 def test_when_the_session_does_not_work_nobody_is_taken(place):

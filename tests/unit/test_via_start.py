@@ -56,3 +56,20 @@ def test_what_cannot_be_started_is_said_when_it_is_needed(monkeypatch):
     with pytest.raises(OSError, match="no memory"):
         via_start.start(COMMAND, False)
     assert open_descriptors() == before
+
+
+def test_a_directory_that_was_left_is_where_commands_begin(tmp_path, monkeypatch):
+    """Goal: nothing keeps it from being unmounted; ssh's options may name files in it; it may be gone."""
+    place = tmp_path / "it's here"
+    place.mkdir()
+    monkeypatch.setattr(via_start, "_directory", None)
+    monkeypatch.chdir(place)
+    for _ in range(2):
+        via_start.leave_directory()
+    assert os.getcwd() == "/"
+    for where in (str(place), "/"):
+        child = via_start.start("pwd; echo errors >&2", False)
+        assert said(child).decode() == f"{where}\n"
+        end(child)
+        if place.exists():
+            place.rmdir()
