@@ -33,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from mproxy.transfer._disk import Status
     from mproxy.transfer.arriving import Data
     from mproxy.transfer.basis import Basis
     from mproxy.transfer.messages import File
@@ -95,6 +96,10 @@ class Destination:
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
         """What a file is received into; `anew`: the existing file is a different one. On a worker's thread."""
         raise NotImplementedError
+
+    def has_other_time(self, _file: File) -> bool:
+        """Whether there is a file of that name and size which has another time. On a worker's thread."""
+        return False
 
     def open_basis(self, _file: File) -> Basis | None:
         """The older file of this name, which the sender may replace. On a worker's thread."""
@@ -171,14 +176,19 @@ class IntoDirectory(Destination):
             os.close(directory)
 
     def has(self, file: File) -> bool:
-        if not file.flags & BY_TIME:
-            return False
+        found = self._find(file) if file.flags & BY_TIME else None
+        return found is not None and may_be(found, file) and found.st_mtime_ns == file.mtime_ns
+
+    def has_other_time(self, file: File) -> bool:
+        found = self._find(file)
+        return found is not None and may_be(found, file) and found.st_mtime_ns != file.mtime_ns
+
+    def _find(self, file: File) -> Status | None:
         directory, name = self._open_above(file.name)
         try:
-            found = find(directory, name)
+            return find(directory, name)
         finally:
             os.close(directory)
-        return may_be(found, file) and found is not None and found.st_mtime_ns == file.mtime_ns
 
     def open_basis(self, file: File) -> Basis | None:
         directory, name = self._open_above(file.name)

@@ -35,7 +35,8 @@ class Opening:
             return None, (), False
         if self._destination.has(arriving.file):
             return None, (), False
-        arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
+        anew = arriving.anew or self._rebuilding.is_likely_changed(arriving.file)
+        arriving.candidate = target = self._destination.open(arriving.file, anew)
         try:
             if arriving.settled:
                 raise Cancelled("the connection has ended")

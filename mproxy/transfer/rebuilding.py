@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.arrival import Arrival
     from mproxy.transfer.arriving import Data
     from mproxy.transfer.destinations import Destination
-    from mproxy.transfer.messages import Coded, ReceiverHello
+    from mproxy.transfer.messages import Coded, File, ReceiverHello
     from mproxy.transport._datagram_endpoint import Link
 
 
@@ -51,12 +51,18 @@ class Rebuilding:
             raise bad("a block coded as it must not be")
         return block.length
 
+    def is_likely_changed(self, file: File) -> bool:
+        """Whether a file of that size is here which has another time, so that looking for what has changed does not
+        wait until both sides have read and hashed all of it. If nothing has, little is sent all the same. On a worker's
+        thread."""
+        return self._may_rebuild(file) and not file.other and self._destination.has_other_time(file)
+
+    def _may_rebuild(self, file: File) -> bool:
+        return self._wants_sketches and file.kind == FileKind.FILE and file.size >= LEAST_BYTES
+
     def open_basis(self, arriving: Arrival) -> None:
         """Look whether there is an older file that it can be rebuilt from. On a worker's thread."""
-        file = arriving.file
-        if not self._wants_sketches or file.kind != FileKind.FILE or file.size < LEAST_BYTES:
-            return
-        basis = self._destination.open_basis(file)
+        basis = self._destination.open_basis(arriving.file) if self._may_rebuild(arriving.file) else None
         if basis is None:
             return
         try:

@@ -100,9 +100,46 @@ def test_without_it_nobody_is_told_anything(places, options):
     assert MessageType.SKETCH not in joined.receiving.bytes_out and joined.sent() > len(OLD)
 
 
+def date(path):
+    os.utime(path, ns=(10**18, 10**18))
+
+
 def test_the_same_file_is_compared_by_its_hash(places):
-    joined = deliver(places, OLD, OLD)
+    """Goal: what has size and time of the sender's is read once on either side, and stays what it is."""
+    there, here = places
+    (there / "f").write_bytes(OLD)
+    (here / "f").write_bytes(OLD)
+    date(there / "f")
+    date(here / "f")
+    number = (here / "f").stat().st_ino
+    joined = Joined([there / "f"], here, delta=True)
+    assert joined.run() is None
     assert joined.sent() < 1_000 and MessageType.SKETCH not in joined.receiving.bytes_out
+    assert (here / "f").stat().st_ino == number
+
+
+def test_a_file_of_another_time_is_not_compared_first(places):
+    """Goal: of a file that has changed and kept its size, as those of databases do, all is read once at the sender."""
+    new = OLD[:MIB] + b"!" + OLD[MIB + 1:]
+    there, here = places
+    (there / "f").write_bytes(new)
+    (here / "f").write_bytes(OLD)
+    date(here / "f")
+    joined = Joined([there / "f"], here, delta=True)
+    asked = []
+    joined.receiving.change = lambda kind, message: (kind == MessageType.WANT and asked.append(
+        messages.parse_payload(kind, message[HEADER.size:]).ranges)) or message
+    assert joined.run() is None
+    assert (here / "f").read_bytes() == new and asked == [((0, 4),)]
+    assert (here / "f").stat().st_mtime_ns == (there / "f").stat().st_mtime_ns
+
+
+def test_a_file_that_was_only_touched(places):
+    """Goal: it has the sender's time then, and of its contents nothing was sent."""
+    there, here = places
+    joined = deliver(places, OLD, OLD)
+    assert joined.sent(MessageType.BLOCK) == 0 and joined.sent() < 1_000
+    assert (here / "f").stat().st_mtime_ns == (there / "f").stat().st_mtime_ns
 
 
 def test_a_link_in_its_place_is_no_older_file(places):
@@ -414,6 +451,8 @@ def test_sketches_of_a_receiver_are_bounded(places):
         (there / f"d/{number:02}").write_bytes(noise(70_000, number))
         os.makedirs(here / "d", exist_ok=True)
         (here / f"d/{number:02}").write_bytes(noise(70_000, 99))
+        date(there / f"d/{number:02}")
+        date(here / f"d/{number:02}")
     joined = Joined([there / "d"], here, delta=True)
     sums = b"s" * SUM_BYTES * messages.MOST_SKETCH_BLOCKS
     indexes = iter(range(1, 41))
