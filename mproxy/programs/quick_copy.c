@@ -362,6 +362,9 @@ void copy_small(char **word)
     char secret[SECRET_BYTES];
     int sock;
     pid_t pid;
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            return; /* else it would be one of the socket's, and not outlive exec */
     if (!understand(word, &copy) || !read_source(copy.source, file) ||
         getrandom(secret, sizeof secret, 0) != sizeof secret)
         return;

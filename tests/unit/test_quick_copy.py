@@ -124,6 +124,15 @@ def test_everything_else_is_for_python(place, words):
     assert not (place / "bin/words").exists()
 
 
+def test_without_standard_input_it_is_python_s(place):
+    """Goal: a descriptor of ours does not take its place."""
+    write(place / "bin" / "ssh", KEEPS_QUESTION)
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", QUICK_START, place / "bin/python", place / "bin/mproxy",
+                           "copy", place / "a file", "server:"], timeout=PATIENCE_S, check=True, stdout=subprocess.PIPE,
+                          env={**os.environ, "PATH": f"{place}/bin:/usr/bin:/bin"})
+    assert left_to_python(done) and not (place / "bin/words").exists()
+
+
 @pytest.mark.parametrize("answer", [
     'mproxy-copy {"port": 6200}', "no answer at all", "", 'mproxy-copy {"written": true, "x": 1}',
     "$(head -c 70000 /dev/zero | tr '\\0' x)"], ids=lambda text: text[:20])
