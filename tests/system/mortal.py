@@ -36,6 +36,12 @@ def arena_bytes(program):
     return max(os.stat(f"/proc/{pid}/map_files/{place}").st_blocks * 512 for place in places)
 
 
+def keeper_bytes(program):
+    """Anonymous memory of the keeper: what is its own, and what its worker has from it and neither has changed."""
+    text = Path(f"/proc/{program.pid}/smaps_rollup").read_text()
+    return 1024 * int(re.search(r"^Anonymous: +([0-9]+) kB", text, re.MULTILINE)[1])
+
+
 class Reaper(threading.Thread):
     """Kills the workers of `programs` together so many times, at random moments; `join` says what went wrong."""
 

@@ -12,7 +12,7 @@ import pytest
 from asking import facts
 from conversations import PATIENCE_S, Meeting, MixedLoad, still_joined
 from lab import CRASH, HERE, outage, until
-from mortal import Reaper, arena_bytes, damage, descriptors, kill_worker
+from mortal import Reaper, arena_bytes, damage, descriptors, keeper_bytes, kill_worker
 from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY_PORT, state_dir
 from traffic import ends_by_reset, read_exactly, read_to_end, reset
 
@@ -93,7 +93,7 @@ def test_deaths_leave_nothing(pair, meeting, seed):
     app, daemon = meeting.joined()
     kill_and_resume(pair)
     fds, chance = len(descriptors(pair.sproxy)), random.Random(seed)
-    pages = arena_bytes(pair.sproxy)
+    pages, kept = arena_bytes(pair.sproxy), keeper_bytes(pair.sproxy)
     for _ in range(4):
         reaper = Reaper([pair.sproxy], 3, chance, 0.1)
         while reaper.is_alive():
@@ -106,6 +106,7 @@ def test_deaths_leave_nothing(pair, meeting, seed):
     assert still_joined(app, daemon)
     until(lambda: len(descriptors(pair.sproxy)) == fds, 10, "as many descriptors as before")
     until(lambda: arena_bytes(pair.sproxy) <= pages + (256 << 10), 30, "as much memory as before")
+    assert keeper_bytes(pair.sproxy) <= kept + (1 << 20), "and the keeper as much"
 
 
 @pytest.mark.parametrize("number", [CRASH, signal.SIGABRT, signal.SIGSTOP])
