@@ -16,7 +16,7 @@ from mproxy.transport._bbr import Bbr
 from mproxy.transport._congestion import Fixed
 from mproxy.transport._cubic import Cubic
 from mproxy.transport._inflow cimport (
-    FIRST_WINDOW_BYTES, UNKNOWN_END, inflow_allows, inflow_complete, inflow_copy, inflow_free, inflow_init,
+    UNKNOWN_END, inflow_allows, inflow_complete, inflow_copy, inflow_free, inflow_init,
     inflow_place, inflow_take, inflow_wanted,
 )
 from mproxy.transport._mtu cimport (
@@ -53,7 +53,7 @@ cdef class Channel:
     def __cinit__(self, config):
         cdef uint32_t most = config.max_window_bytes
         outflow_init(&self.out, most)
-        inflow_init(&self.inp, FIRST_WINDOW_BYTES, most)
+        inflow_init(&self.inp, most)
         acks_init(&self.acks, 0, config.ack_delay_us, False)
         crc_seal(&self.sending)
         crc_seal(&self.receiving)

@@ -16,6 +16,7 @@ from mproxy.ground._ranges cimport RangeSet
 
 cdef enum:
     FIRST_WINDOW_BYTES = 1048576  # enough for 80 Mbit/s at 100 ms before the first doubling
+    FIRST_PART = 16               # of a window that may become large: where packets are lost a doubling takes long
     MOST_EARLY = 4096             # most holes at once: packets that would make one more are dropped; of a window
     BYTES_A_HOLE = 32768          # that may become larger, one for so many bytes: at 5 % loss there is one in 30,000
 
@@ -35,13 +36,18 @@ cdef struct Inflow:
     uint64_t grown_at    # head when the window last grew: it grows once for each half of a window taken
 
 
+cdef inline uint32_t first_window(uint32_t most) noexcept nogil:
+    """Of a window that may grow to `most`."""
+    return min(most, max(<uint32_t>FIRST_WINDOW_BYTES, most // FIRST_PART))
+
+
 cdef inline bint inflow_complete(const Inflow *flow) noexcept nogil:
     return flow.arrived == flow.end
 
 cdef inline bint inflow_done(const Inflow *flow) noexcept nogil:
     return flow.ring.head == flow.end
 
-cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogil
+cdef void inflow_init(Inflow *flow, uint32_t most) noexcept nogil
 cdef void inflow_free(Inflow *flow) noexcept nogil
 cdef bint inflow_allows(const Inflow *flow, uint64_t offset, uint32_t length, bint fin) noexcept nogil
 cdef int inflow_place(Inflow *flow, uint64_t offset, uint32_t length, iovec *out) noexcept nogil

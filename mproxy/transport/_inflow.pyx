@@ -11,13 +11,13 @@ from mproxy.ground._ranges cimport (
 UNKNOWN_END = 0xFFFFFFFFFFFFFFFF
 
 
-cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogil:
-    """Nothing has arrived; the window is `first` bytes and may grow to `most`."""
+cdef void inflow_init(Inflow *flow, uint32_t most) noexcept nogil:
+    """Nothing has arrived; the window may grow to `most` bytes."""
     ring_init(&flow.ring, 0)
     ranges_init(&flow.early)
     flow.arrived = flow.grown_at = 0
     flow.end = UNKNOWN_END
-    flow.window = first if first < most else most
+    flow.window = first_window(most)
     flow.most = most
     flow.limit = flow.told = flow.window
 

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 
 from mproxy._wire cimport get16, get32, get64, put32, put64
 from mproxy.ground._siphash cimport siphash24
-from mproxy.transport._inflow cimport FIRST_WINDOW_BYTES
+from mproxy.transport._inflow cimport first_window
 from mproxy.transport._packet cimport (
     BASE_PACKET_BYTES, CRC_BYTES, DATAGRAM_VERSION, MAX_HANDSHAKE_BYTES, PACKET_HEADER_BYTES, Header,
     PacketType, crc32c, get_header, packet_type, put_header,
@@ -81,7 +81,7 @@ cdef class Listener:
         self.options.flags = OptionFlag.SEALED | OptionFlag.VEILED if config.sealed else 0
         self.options.packet_bytes = config.max_packet_bytes
         self.options.ack_delay_us = config.ack_delay_us
-        self.options.credit = min(FIRST_WINDOW_BYTES, config.max_window_bytes)
+        self.options.credit = first_window(config.max_window_bytes)
         self.used = <Used *>calloc(REMEMBERED, sizeof(Used))
         self.shares = <int64_t *>calloc(SHARES, sizeof(int64_t))
         if self.used == NULL or self.shares == NULL:

@@ -145,3 +145,12 @@ def test_a_window_of_four_paths_fills_one_that_is_long_and_loses():
     before = received.count
     world.run(lambda: world.clock.now >= 40 * SECOND)
     assert received.count - before >= 0.7 * rate * 20
+
+
+@pytest.mark.parametrize(("most", "first"), [(256 << 10, 256 << 10), (16 << 20, 1 << 20), (512 << 20, 32 << 20)])
+def test_what_is_offered_at_first_is_a_part_of_what_may_be(most, first):
+    """Where packets are lost each doubling takes several round trips, so a large window begins with more of it. What
+    the set-up says and what the channel takes are the same."""
+    world = World(7, Faults(), data=b"x", config=DatagramConfig(max_window_bytes=most)).start()
+    world.run(lambda: world.server is not None and world.client.established)
+    assert world.client.connection.look()["limit"] == world.server.connection.look()["in_window"] == first
