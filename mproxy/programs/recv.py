@@ -151,6 +151,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._receivers: dict[FileReceiver, tuple[str, int]] = {}
         self._began: dict[FileReceiver, int] = {}    # receiver -> when
         self._ended = {"transfers": 0, "moved_bytes": 0, "kept_bytes": 0}  # sums of those that have ended
+        self._total_bytes: int | None = None
         self._closing: list[FileReceiver] = []  # connection over, still busy with files
         # While senders wait for a place: what each receiver had got, and when.
         self._marks: dict[FileReceiver, tuple[int, float]] = {}
@@ -426,8 +427,9 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     @property
     def total_bytes(self) -> int | None:
-        """Of all that comes from a sender; None: not known yet."""
-        return next((receiver.total_bytes for receiver in self._receivers), None)
+        """Of all that comes, or has come last, from a sender; None: not known yet."""
+        self._total_bytes = next((receiver.total_bytes for receiver in self._receivers), self._total_bytes)
+        return self._total_bytes
 
     @property
     def peer(self) -> tuple[str, int] | None:
