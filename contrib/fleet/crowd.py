@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mproxy.programs.cproxy import make_program
-from mproxy.programs.options import parse_cproxy
+from mproxy.programs.cproxy_options import parse_cproxy
 from mproxy.service.log import Log
 from mproxy.service.run import make_loop, raise_descriptor_limit
 

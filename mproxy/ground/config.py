@@ -1,7 +1,8 @@
 """Every setting of cproxy and sproxy: unit, default, allowed range, and why.
 
-Ground layer: imports nothing but `errors`. The defaults are here and nowhere else; `programs.options` takes them from
-the `Setting` objects, which are attributes of a configuration class, while those of an instance are values:
+Ground layer: imports nothing but `errors`. The defaults are here and nowhere else; the parsers of
+command lines take them from the `Setting` objects, which are attributes of a configuration class, while those of an
+instance are values:
 
     SessionConfig.heartbeat_us.default    1_000_000
     SessionConfig().heartbeat_us          1_000_000
@@ -35,7 +36,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
-# Largest first, as `format_*` take the first one that divides; `programs.options` reads the same spellings.
+# Largest first, as `format_*` take the first one that divides; `parse_*` of `ground.words` read the same spellings.
 DURATION_UNITS = (
     ("d", DAY_US), ("h", HOUR_US), ("m", MINUTE_US), ("s", SECOND_US), ("ms", MILLISECOND_US), ("us", 1))
 SIZE_UNITS = (("GiB", GIB), ("MiB", MIB), ("KiB", KIB))

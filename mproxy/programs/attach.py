@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _attach(argv: list[str] | None) -> int:
-    from mproxy.programs.options import parse_attach
+    from mproxy.programs.sproxy_options import parse_attach
     port = parse_attach(argv)
     check_stdio([0, 1])
     connection, _facts = connect(choose(port))
@@ -64,7 +64,7 @@ def _parse_start(argv: list[str]) -> tuple[str, int] | None:
     10 ms, and is left out there."""
     if argv == ["--attach", "--start"]:
         return None
-    from mproxy.programs.options import parse_attach_start
+    from mproxy.programs.sproxy_options import parse_attach_start
     return parse_attach_start(argv)
 
 

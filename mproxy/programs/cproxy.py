@@ -54,7 +54,7 @@ EAGER_PAUSE_US = 1_000_000
 
 def main(argv: list[str] | None = None) -> int:
     """./cproxy; the exit status."""
-    from mproxy.programs.options import parse_cproxy  # mproxy connect can do without
+    from mproxy.programs.cproxy_options import parse_cproxy  # mproxy connect can do without
     return run_program("cproxy", parse_cproxy, make_program, argv)
 
 

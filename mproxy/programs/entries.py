@@ -33,8 +33,8 @@ SYSTEM_FILE = "/etc/mproxy/config.toml"
 
 # program: (module, the function that makes its parser, the function that parses a command line).
 KINDS = {
-    "cproxy": ("mproxy.programs.options", "cproxy_parser", "parse_cproxy"),
-    "sproxy": ("mproxy.programs.options", "sproxy_parser", "parse_sproxy"),
+    "cproxy": ("mproxy.programs.cproxy_options", "cproxy_parser", "parse_cproxy"),
+    "sproxy": ("mproxy.programs.sproxy_options", "sproxy_parser", "parse_sproxy"),
     "relay": ("mproxy.programs.relay_options", "relay_parser", "parse_relay"),
     "recv": ("mproxy.programs.recv_options", "recv_parser", "parse_recv"),
 }

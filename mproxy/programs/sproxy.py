@@ -35,9 +35,9 @@ from mproxy.programs.daemons import Daemons
 from mproxy.programs.datagram_targets import DatagramTargets
 from mproxy.programs.greeting import Reception, ReceptionHost
 from mproxy.programs.heirs import Heirs
-from mproxy.programs.options import parse_sproxy
 from mproxy.programs.served_places import ServedPlaces
 from mproxy.programs.sharing import share_out
+from mproxy.programs.sproxy_options import parse_sproxy
 from mproxy.programs.twins import check_epoch, check_list, check_twin, unknown_session
 from mproxy.programs.why_ended import ONE_AT_A_TIME, STARTED_ANEW, say_close
 from mproxy.service.control import Handover

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from mproxy.programs.options import parse_sproxy
+from mproxy.programs.sproxy_options import parse_sproxy
 from tests.meta.sources import ROOT
 
 # Of the packages for tests, which `make test` installs.

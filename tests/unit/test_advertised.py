@@ -7,7 +7,7 @@ from mproxy._frames import FrameParser, encode_frame
 from mproxy.ground.errors import PeerError, UsageError
 from mproxy.handshake import NO_SECRET, Hello, Welcome
 from mproxy.programs.introduction import advertised
-from mproxy.programs.options import parse_sproxy
+from mproxy.programs.sproxy_options import parse_sproxy
 
 ID, NONCE, SECRET = b"i" * 16, b"n" * 16, b"s" * 32
 

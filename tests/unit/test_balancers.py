@@ -7,7 +7,7 @@ import pytest
 from mproxy.ground.errors import PeerError, UsageError
 from mproxy.ground.words import parse_network
 from mproxy.programs.balancers import BalancerHeader, Balancers
-from mproxy.programs.options import parse_sproxy
+from mproxy.programs.sproxy_options import parse_sproxy
 from mproxy.relay._proxy_header import make_header
 
 CLIENT, BALANCER = ("203.0.113.7", 4711), ("10.0.0.1", 6200)

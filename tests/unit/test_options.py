@@ -37,7 +37,8 @@ from mproxy.ground.words import (
     printable,
 )
 from mproxy.programs import main as mproxy_main
-from mproxy.programs.options import parse_attach, parse_attach_start, parse_cproxy, parse_sproxy
+from mproxy.programs.cproxy_options import parse_cproxy
+from mproxy.programs.sproxy_options import parse_attach, parse_attach_start, parse_sproxy
 from mproxy.service.exit import complain
 
 PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
@@ -186,7 +187,7 @@ def test_printable_shows_plain_words_as_they_are():
 # --- cproxy ---
 
 def test_cproxy_with_defaults(monkeypatch):
-    monkeypatch.setattr("mproxy.programs.options.default_state_dir", lambda: "/state")
+    monkeypatch.setattr("mproxy.programs.session_options.default_state_dir", lambda: "/state")
     config = parse_cproxy(["5200", "server", "6200"])
     assert config == CproxyConfig(port=5200, sproxy_host="server", sproxy_port=6200, state_dir="/state")
     assert (config.key_file, config.known_hosts_file) == ("/state/client-key.pem", "/state/known_hosts")
@@ -280,7 +281,7 @@ def test_cproxy_plain_keeps_the_words():
 # --- sproxy ---
 
 def test_sproxy_with_defaults(monkeypatch):
-    monkeypatch.setattr("mproxy.programs.options.default_state_dir", lambda: "/state")
+    monkeypatch.setattr("mproxy.programs.session_options.default_state_dir", lambda: "/state")
     config = parse_sproxy(["6200"])
     assert config == SproxyConfig(port=6200, state_dir="/state")
     assert config.host_key_file == "/state/host-key.pem"
@@ -463,10 +464,10 @@ def test_version(program, capsys):
 def test_starting_does_not_import_what_is_slow():
     program = (
         "import sys\n"
-        "from mproxy.programs import message, options, main\n"
+        "from mproxy.programs import message, cproxy_options, sproxy_options, main\n"
         "from mproxy.service import log\n"
         "from mproxy.policy import backoff, network, resolver\n"
-        "options.parse_cproxy(['1', 'host', '2']); options.parse_sproxy(['1'])\n"
+        "cproxy_options.parse_cproxy(['1', 'host', '2']); sproxy_options.parse_sproxy(['1'])\n"
         "slow = ['asyncio', 'concurrent', 'ctypes', 'dataclasses', 'inspect', 'ipaddress', 'json',\n"
         "        'logging', 'random', 'shutil', 'subprocess', 'tempfile', 'typing', 'urllib']\n"
         "sys.exit(', '.join(name for name in slow if name in sys.modules) or 0)\n")
