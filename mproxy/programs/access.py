@@ -23,6 +23,7 @@ from mproxy.ground.forwarding import (
 from mproxy.ground.words import is_loopback, printable
 from mproxy.io._moves import Moves
 from mproxy.policy.keys import find_spki, fingerprint
+from mproxy.policy.sources import source_of
 from mproxy.policy.tags import Tags
 from mproxy.policy.trust import AuthorizedKeys, directory_of
 from mproxy.programs.own_certificate import OwnCertificate
@@ -142,6 +143,10 @@ class Access:
     def guarded(self) -> bool:
         """Only some keys may come in, so every stream has to be asked for."""
         return self._keys.exists
+
+    def holder(self, spki: bytes, address: str) -> bytes | str:
+        """Whose place a session takes: its key's, if keys mean something."""
+        return spki if self.guarded else source_of(address)
 
     def make_tls(self) -> Tls | None:
         """The server's end of a new connection; None without encryption."""

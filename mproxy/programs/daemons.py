@@ -53,6 +53,10 @@ class Daemons:
             return self._default
         return self._target(self._default.text, self._default_addresses, spki)
 
+    def default_of_session(self, spki: bytes) -> Target | None:
+        """The same, but None also if each stream has to be judged."""
+        return None if self._access.guarded else self.default_for(spki)
+
     def connect(self, client: Client, stream: int, target: bytes) -> None:
         """Connect or refuse a stream that names its daemon, or whose client has a Grant, or the default daemon has a
         name. PeerError, with nothing done, if the client's key counts no more."""

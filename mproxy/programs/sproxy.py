@@ -4,42 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from contextlib import nullcontext
 from functools import partial
 
-from mproxy import _wire
-from mproxy._session import Session
-from mproxy._wire import CloseCode, HelloFeature, ResetCode, WelcomeFeature
+from mproxy._wire import CloseCode, ResetCode, WelcomeFeature
 from mproxy.carrier._datagram_carrier import DatagramCarrier
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port, say_address
 from mproxy.ground.errors import MproxyError, PeerError
-from mproxy.handshake import NO_SECRET, Welcome
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.keeper.estate import Estate
 from mproxy.keeper.main_process import has_past, is_first, say_succession
-from mproxy.policy.crowd import Rank
 from mproxy.policy.places import key_quota
 from mproxy.policy.site import Site
-from mproxy.policy.sources import source_of
-from mproxy.policy.tags import NONCE_BYTES
-from mproxy.programs.access import DAY_US, LOOK_US, NEIGHBOURS_US, Access, check_same_key
+from mproxy.programs.access import DAY_US, LOOK_US, NEIGHBOURS_US, Access
+from mproxy.programs.admission import Admission
 from mproxy.programs.client_log import ClientLog
 from mproxy.programs.client_record import understands
-from mproxy.programs.clients import MADE_ROOM, Client, Clients
+from mproxy.programs.clients import Client, Clients
 from mproxy.programs.common import Drain, advertised_address, log_killed, open_listeners
 from mproxy.programs.daemons import Daemons
 from mproxy.programs.datagram_targets import DatagramTargets
-from mproxy.programs.greeting import Reception, ReceptionHost
+from mproxy.programs.greeting import Reception
 from mproxy.programs.heirs import Heirs
 from mproxy.programs.served_places import ServedPlaces
 from mproxy.programs.sharing import share_out
 from mproxy.programs.sproxy_options import parse_sproxy
-from mproxy.programs.twins import check_epoch, check_list, check_twin, unknown_session
-from mproxy.programs.why_ended import ONE_AT_A_TIME, STARTED_ANEW, say_close
+from mproxy.programs.why_ended import say_close
 from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
@@ -51,14 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any
 
-    from mproxy.carrier._tls import Tls
     from mproxy.ground.config import SproxyConfig
-    from mproxy.handshake import Hello
     from mproxy.io._loop import Loop
-    from mproxy.io._socket import Target
-    from mproxy.policy.grants import Grant
     from mproxy.programs.crew import Crew
-    from mproxy.programs.greeting import Guest
     from mproxy.programs.link_guest import LinkDoor
     from mproxy.service.control import Command, Desk, Reply, Server
     from mproxy.service.log import Log
@@ -84,8 +71,8 @@ def make_program(config: SproxyConfig, log: Log, loop: Loop) -> Program:
     return Sproxy(config, log, loop)
 
 
-class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
-    """Observer of every endpoint and of the reception."""
+class Sproxy(Program, EndpointObserver, Inspected):
+    """Observer of every endpoint."""
 
     reloads = True
 
@@ -102,8 +89,6 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._access = Access(config, log)
         self.workers = config.workers
-        self._features: int = WelcomeFeature.LISTENS | WelcomeFeature.DATAGRAMS  # what our WELCOME says
-        self._reception = Reception(loop, AcceptGate(loop, AcceptLog(log), takes_spare=True), log, config, self)
         most = share_out(config, log)
         self._crew: Crew | None = None
         if config.workers > 1:
@@ -114,9 +99,11 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._daemons = Daemons(config, log, loop, self._access, self._clients)
         self._places = ServedPlaces(log, loop, self._access, self._clients)
         self._datagrams = DatagramTargets(config, log, loop, self._access, self._clients, self._daemons)
-        self._key_quota = key_quota(most)
-        self._site = 0  # see policy.site
-        self._address = b""  # that WELCOME tells, for UDP
+        self._admission = Admission(
+            config, loop, self._access, self._clients, self._crew, self._daemons, self._datagrams, key_quota(most),
+            observer=self, end=self._end)
+        self._reception = Reception(
+            loop, AcceptGate(loop, AcceptLog(log), takes_spare=True), log, config, self._admission)
         self._most = most
         self._link_door: LinkDoor | None = None
         if config.may_take_udp:
@@ -130,7 +117,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._link_door = None
         self._access.open()
         self._places.open()
-        self._site = Site(self._config.state_dir, self._config.port or 0).number
+        self._admission.site = Site(self._config.state_dir, self._config.port or 0).number
 
     @property
     def authorized_keys_file(self) -> str | None:
@@ -166,7 +153,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
-        self._address = advertised_address(self._config, self._listening)
+        self._admission.address = advertised_address(self._config, self._listening)
         is_new = is_first() and self._is_spokesman
         if self._crew is not None:
             self._reception.placing = self._crew
@@ -193,7 +180,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                                udp="yes" if self._link_door is not None else None)
         if self._link_door is not None:
             self._link_door.open(self._most, self._crew)
-            self._features |= WelcomeFeature.UDP
+            self._admission.features |= WelcomeFeature.UDP
         if has_past():
             streams = sum(client.streams for client in self._clients)
             self._log.info("recovered", sessions=len(self._clients), streams=streams)
@@ -224,7 +211,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             except PeerError as refusal:
                 self._revoke(client, refusal)
             else:
-                client.endpoint.default_target = self._default_for(client.spki)
+                client.endpoint.default_target = self._daemons.default_of_session(client.spki)
         self._places.recall([client for client, _lost in heirs.clients], self._estate.accepted)
         for name, record in heirs.condemned:
             why = "workers died in its turn"
@@ -233,149 +220,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._estate.damaged + heirs.nameless:
             self._log.error("session-damaged", sessions=self._estate.damaged + heirs.nameless)
 
-    def _default_for(self, spki: bytes) -> Target | None:
-        """The daemon for streams that name none; None if each has to be judged, or its name looked up."""
-        return None if self._access.guarded else self._daemons.default_for(spki)
-
-    # ---- carriers
-
-    def make_tls(self) -> Tls | None:
-        return self._access.make_tls()
-
-    def rank(self, tag: int) -> Rank:
-        if self._clients.has_tag(tag):
-            return Rank.PRESENT
-        return Rank.RETURNING if self._access.tags.holds(tag, time.time()) else Rank.STRANGER
-
-    def vouch(self, spki: bytes, peer: str) -> None:
-        if self._config.trust_attached:
-            self._access.enrol(spki, f"attached by {peer}")
-
-    def judge(self, spki: bytes, host: str, certificate: bytes, *, living: bool = False) -> None:
-        self._ask(self._access.grant_living if living else self._access.judge, spki, host, certificate)
-
-    def must_wait(self, guest: Guest, hello: Hello, then: Callable[[], object]) -> bool:
-        return self._access.ask(guest.spki, guest.address, guest.certificate, bool(hello.session_id), then)
-
-    def _ask(self, judge: Callable[[bytes, str, bytes], Grant | None], *about: Any) -> Grant | None:
-        """What `judge` says of a key that may have a session; a refusal says by the site from whom it comes."""
-        try:
-            return judge(*about)
-        except PeerError as refusal:
-            if refusal.code == CloseCode.KEY_REFUSED:
-                refusal.detail = self._site
-            raise
-
-    def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
-        """Raise PeerError unless what a HELLO claims is proven; nothing is touched."""
-        if not hello.session_id:
-            return
-        client = self._clients.find(hello.session_id)
-        if client is None:
-            if self._crew is not None:
-                self._crew.find(guest, hello.session_id)
-            raise unknown_session(
-                self._site, guest.is_balanced and self.rank(guest.greeter.peer_tag) != Rank.STRANGER)
-        session = client.endpoint.session
-        check_same_key(guest.spki, client.spki)
-        if not hello.proves(session.secret, channel):
-            raise PeerError(CloseCode.BAD_PROOF, "wrong proof for this session")
-        check_epoch(hello, session)
-        check_list(hello, self._config.session.max_streams)
-
-    def admit(self, guest: Guest, hello: Hello) -> None:
-        """Take a guest's carrier, whose HELLO was checked; PeerError turns it away."""
-        greeter = guest.greeter
-        with nullcontext() if hello.session_id or self._crew is None else self._crew.roster:
-            client = self._find(guest, hello) if hello.session_id else self._begin(guest, hello)
-        session = client.endpoint.session
-        client.stdio = bool(hello.features & HelloFeature.STDIO)
-        secret = session.secret if not hello.session_id and greeter.tls is None else NO_SECRET
-        welcome = Welcome(
-            session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
-            self._config.session.session_budget_bytes, self._config.session.window_bytes, self._features,
-            self._new_tag(client), self._site, self._address if hello.features & HelloFeature.ADDRESSED else b"")
-        resume_list = session.streams.resume_list()
-        if hello.session_id:
-            welcome.prove(session.secret, greeter.channel(), hello, resume_list)
-        if client.endpoint.attached:
-            client.lost_at = session.received_at
-        client.set_end_timer(None)
-        client.attached_at = self._loop.now()
-        client.endpoint.attach(
-            guest.make_carrier(), hello.epoch, hello.window_bytes, hello.budget_bytes,
-            greeter.prefix + welcome.encode() + resume_list, greeter.leftover)
-
-    def _new_tag(self, client: Client) -> int:
-        """The tag for a WELCOME."""
-        tag = 0
-        while not tag or self._clients.has_tag(tag):
-            tag = self._access.tags.make(os.urandom(NONCE_BYTES), time.time(), self._access.worker)
-        self._clients.give_tag(client, tag)
-        return tag
-
-    def _find(self, guest: Guest, hello: Hello) -> Client:
-        """The client of a HELLO that resumes; checks what may have changed since `check`, while the list arrived."""
-        client = self._clients.find(hello.session_id)
-        if client is None:
-            raise PeerError(CloseCode.UNKNOWN_SESSION, "the session has ended in the meantime", self._site)
-        check_epoch(hello, client.endpoint.session)
-        try:
-            client.grant = self._access.grant(guest.spki, guest.address, guest.certificate)
-            client.certificate = guest.certificate
-        except PeerError:
-            client.grant = self._ask(self._access.grant_living, guest.spki, guest.address, client.certificate)
-        client.host, client.peer = guest.address, guest.peer
-        return client
-
-    def _begin(self, guest: Guest, hello: Hello) -> Client:
-        """A client for a HELLO that wants a new session; ends the one that the same cproxy, or --single, replaces."""
-        grant = self._access.grant(guest.spki, guest.address, guest.certificate)
-        former = self._clients.of_instance(guest.spki, hello.instance_id)
-        if former is not None:
-            if not self._config.single:
-                check_twin(hello, former, self._loop.now())
-            check_epoch(hello, former.endpoint.session)
-        holder = self._holder(guest.spki, guest.address)
-        if self._crew is not None:
-            self._crew.choose(guest, hello, grant, holder)
-        self._make_place(guest, holder, grant, former)
-        session_id = guest.greeter.fresh_id or os.urandom(_wire.SESSION_ID_BYTES)
-        encrypted = guest.greeter.tls is not None
-        secret = guest.greeter.fresh_secret(session_id) if encrypted else os.urandom(_wire.SECRET_BYTES)
-        session = Session(self._config.session, is_server=True, session_id=session_id, secret=secret)
-        endpoint = Endpoint(self._loop, session, self)
-        endpoint.default_target = self._default_for(guest.spki)
-        client = Client(endpoint, guest.spki, hello.instance_id, guest.address, guest.peer, holder, self._loop.now(),
-                        self._config.session.heartbeat_us)
-        client.grant, client.certificate = grant, guest.certificate
-        self._datagrams.serve(client)
-        self._clients.add(client)
-        return client
-
-    def _holder(self, spki: bytes, address: str) -> bytes | str:
-        """Whose place a session takes: its key's, if keys mean something."""
-        return spki if self._access.guarded else source_of(address)
-
-    def _make_place(self, guest: Guest, holder: bytes | str, grant: Grant | None, former: Client | None) -> None:
-        """End what a new session replaces: `former` of the same cproxy, or all with --single, or one that gives way."""
-        if self._config.single:
-            for client in self._clients:
-                self._end(client, CloseCode.REPLACED, STARTED_ANEW if client is former else ONE_AT_A_TIME)
-            if self._crew is not None:
-                self._crew.end_others(ONE_AT_A_TIME)
-        elif former is not None:
-            self._end(former, CloseCode.REPLACED, STARTED_ANEW)
-        else:
-            quota = None
-            if self._access.guarded:
-                quota = (grant and grant.max_sessions) or self._key_quota
-            if self._crew is not None:
-                leaving = self._crew.make_room(guest, holder, quota, self._loop.now())
-            else:
-                leaving = self._clients.places.make_room(holder, quota, self._loop.now())
-            if leaving is not None:
-                self._end(leaving, CloseCode.REPLACED, MADE_ROOM, "warning" if leaving.streams else "info")
+    # ---- sessions
 
     def _end(self, client: Client, code: int, why: str, level: str = "info") -> None:
         """End a session from this side."""
@@ -493,7 +338,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         for client in self._clients if changed or self._access.guarded else ():
             if changed:
                 # Everybody may have had access when the session began: places belong to keys from then on.
-                self._clients.rehouse(client, self._holder(client.spki, client.host))
+                self._clients.rehouse(client, self._access.holder(client.spki, client.host))
             if self._access.guarded:
                 client.endpoint.default_target = None  # from now on every stream is checked
             if changed or (client.grant is not None and client.grant.expires_at is not None):
