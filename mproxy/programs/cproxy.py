@@ -28,8 +28,9 @@ from mproxy.programs.last_words import Guard
 from mproxy.programs.listening_side import ListeningSide
 from mproxy.programs.next_ssh import NextSsh
 from mproxy.programs.parting import Parting
+from mproxy.programs.refusals import Refusals
 from mproxy.programs.remote_places import RemotePlaces
-from mproxy.programs.why_ended import FINAL, KEY_REFUSED_US, STARTED_ANEW, say_close
+from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Outages, seconds, session_facts
@@ -78,7 +79,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._sproxy = config.sproxy_name
         self._instance = Instance(config.state_dir, instance_name(config))
         self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
-        self._site = 0  # which of the sproxies with its key has our session, 0: unknown
         self._began_at: int | None = None     # the session
         self._outages = Outages(config.session.heartbeat_us)
         self._inspection = Inspection(loop, log, "cproxy", config.shown_name, self)
@@ -86,6 +86,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._listening = ListeningSide(config, log, loop, self._endpoint)
         self._places = RemotePlaces(config, log, loop, self._endpoint)
+        self._refusals = Refusals(loop, self._endpoint)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
         self._dialer = make_dialer(config, log, loop, self, self._introduction)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
@@ -97,7 +98,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._idle_timer: Timer | None = None   # of --idle
         self._ttl_timer: Timer | None = None    # of --session-ttl
         self._carriers = CarrierLog(log, config.stdio)
-        self._key_refused_at: int | None = None
         self._yields = False      # the session gave way to another client: sproxy has --single, or no place left
         self._stopping = False
         self._parting = Parting(loop, self._endpoint)
@@ -166,7 +166,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                            streams=session.streams.open_count, lost=past.lost or None)
             now = self._loop.now()
             if self._known:
-                self._site, self._began_at, self._lost_at = past.site, past.began_at, past.lost_at
+                self._refusals.site, self._began_at, self._lost_at = past.site, past.began_at, past.lost_at
                 self._outages = past.outages
             if past.ending is not None:
                 self._end_session(CloseCode.ORDERLY, past.ending, "warning")
@@ -208,7 +208,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._teller.back()
         self._dialer.paths.session_over(proven=not self._config.plaintext)
         self._dialer.advertised(None)
-        self._lost_at = self._key_refused_at = None
+        self._lost_at = None
+        self._refusals.forget()
         if session.session_id:
             (self._warn_of_end if level == "warning" else self._log.info)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.streams.opened,
@@ -262,7 +263,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def _carried(self) -> None:
         self._teller.back()
-        self._lost_at = self._key_refused_at = None
+        self._lost_at = None
+        self._refusals.forget()
         self._cancel_ttl()
         self._carriers.failures = 0
         self._note_for_successor()
@@ -414,7 +416,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._waiting_at = None
         if not session.session_id:
             self._began_at = self._loop.now()
-            self._site, self._lost_at = welcome.site, None
+            self._refusals.site, self._lost_at = welcome.site, None
             self._note_for_successor()
             session.learn_identity(welcome.session_id, welcome.secret)
             self._owes_goodbye = False
@@ -432,10 +434,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def _note_for_successor(self) -> None:
         if self._succession is not None:
             self._succession.note(
-                self._endpoint.session, self._began_at, self._lost_at, self._site, self._outages)
+                self._endpoint.session, self._began_at, self._lost_at, self._refusals.site, self._outages)
 
     def on_dial_failed(self, why: str) -> None:
-        self._key_refused_at = None  # sproxy was not asked: what it said before is no longer the newest
+        self._refusals.forget()  # sproxy was not asked: what it said before is no longer the newest
         self._dial_failed(why)
 
     def _dial_failed(self, why: str) -> None:
@@ -445,7 +447,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def on_cut_off(self, why: str) -> None:
         """sproxy, or whatever is in its place, closed a connection before its welcome."""
-        self._key_refused_at = None
+        self._refusals.forget()
         self._tell_failure(why)
         if not self._known and not self._may_try_again():
             self._give_up()
@@ -467,37 +469,18 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         elif caller.refused and error.code == CloseCode.TWIN:
             if caller.detail:
                 self._rename()
-        elif self._known and caller.refused and self._is_final(error):
+        elif self._known and caller.refused and self._refusals.is_final(error):
             self._instance.ended()
             why = say_close(error.code or CloseCode.ORDERLY, str(error))
             self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {why}", "warning")
             self._need_carrier()
-        elif self._known and caller.refused and self._is_elsewhere(error):
+        elif self._known and caller.refused and self._refusals.is_elsewhere(error):
             self._dialer.shun_answered()
             self._tell_failure(f"another sproxy with the same key answered, not the one that has this session: {error}")
         elif error.code == CloseCode.TOO_MANY:
             self.on_cut_off(str(error))
         else:
             self._dial_failed(str(error))
-
-    def _is_final(self, error: PeerError) -> bool:
-        """Whether a refusal ends the session."""
-        if error.code == CloseCode.KEY_REFUSED:
-            return not self._is_elsewhere(error) and self._refused_for_long()
-        if error.code == CloseCode.UNKNOWN_SESSION:
-            return not self._is_elsewhere(error) or self._endpoint.session.streams.open_count == 0
-        return error.code in FINAL
-
-    def _is_elsewhere(self, error: PeerError) -> bool:
-        """Whether a refusal that counts only from the site that has the session came from another one."""
-        says_where = error.code in (CloseCode.UNKNOWN_SESSION, CloseCode.KEY_REFUSED) and error.detail
-        return bool(says_where and self._site and error.detail != self._site)
-
-    def _refused_for_long(self) -> bool:
-        """Whether our key has been refused for KEY_REFUSED_US: then authorized_keys is not just being written."""
-        now = self._loop.now()
-        self._key_refused_at = self._key_refused_at or now
-        return now - self._key_refused_at >= KEY_REFUSED_US
 
     def _give_up(self) -> None:
         """There can be no session: reset the applications that wait for it, as a failed connect would."""
