@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from mproxy.carrier._carrier cimport Carrier, Recipient
 from mproxy.carrier._frame_parcels cimport FrameParcels
-from mproxy.transport._datagram_endpoint cimport Link
+from mproxy.transport._link cimport Link
 
 
 cdef enum:

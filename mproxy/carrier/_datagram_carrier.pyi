@@ -1,7 +1,8 @@
 from collections.abc import Callable
 
 from mproxy.carrier._carrier import Carrier
-from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
+from mproxy.transport._link import Link
 
 class DatagramCarrier(Carrier):
     def __init__(self, link: Link, judge: Callable[[str], bool] | None = None, answer_us: int = 0) -> None: ...

@@ -15,7 +15,8 @@ from mproxy.io._udp_socket cimport Peer, peer_pair
 from mproxy.transport._arrivals cimport own_source, pair_of
 from mproxy.transport._channel cimport Channel
 from mproxy.transport._connection cimport Connection
-from mproxy.transport._datagram_endpoint cimport DatagramEndpoint, Link
+from mproxy.transport._datagram_endpoint cimport DatagramEndpoint
+from mproxy.transport._link cimport Link
 from mproxy.transport._packet cimport EndCode
 from mproxy.transport._path cimport Path
 from mproxy.transport.observers import LinkHandler
@@ -58,7 +59,7 @@ cdef class DatagramCarrier(Carrier):
     `judge(host)` does not say that the peer may be there. It has taken `answer_us` to answer, as far as is known."""
 
     def __init__(self, Link link not None, judge=None, int64_t answer_us=0):
-        self.loop = link.endpoint.loop
+        self.loop = link.siblings.loop
         self.link = link
         self.sealed = True
         self.pulls = True
@@ -220,17 +221,17 @@ def leave_link(Link link not None):
     link.finish()
     if link.fill_least == 0:  # else it is called when that buffer has bytes
         link.handler.on_filled(link)
-    link.endpoint.loop.call_later(GOODBYE_US, partial(link.abort, int(EndCode.ABORTED), b""))
+    link.siblings.loop.call_later(GOODBYE_US, partial(link.abort, int(EndCode.ABORTED), b""))
 
 
 def is_busy(DatagramEndpoint endpoint not None):
     """Whether a link of it has not ended yet; one that is silent for longer than its peer may be is not waited for."""
-    return any(not (<Link>link).ended and not is_silent(link) for link in endpoint.links.values())
+    return any(not (<Link>link).ended and not is_silent(link) for link in endpoint.links.all.values())
 
 
 cdef bint is_silent(Link link):
     cdef Connection connection = link.connection
-    return link.endpoint.loop.now_us - connection.received_at > connection.keepalive_us + (
+    return link.siblings.loop.now_us - connection.received_at > connection.keepalive_us + (
         connection.channel.timeout_us(0))
 
 
@@ -238,12 +239,12 @@ cdef tuple own_address(Link link):
     """(host, port) that this path has; "?" for the host where there is no way to the peer."""
     cdef LocalAddress local = link.local
     cdef Peer peer
-    if link.endpoint.sockets == 0:
+    if link.siblings.fd < 0:
         return "?", 0
-    with socket.socket(fileno=os.dup(link.endpoint.sources[0].fd)) as own:
+    with socket.socket(fileno=os.dup(link.siblings.fd)) as own:
         port = own.getsockname()[1]
     if not local.bytes[0] | local.bytes[10] | local.bytes[15]:
-        own_source(link.endpoint.sources[0].fd, &link.connection.path.peer, &local)
+        own_source(link.siblings.fd, &link.connection.path.peer, &local)
     memset(&peer, 0, sizeof(peer))
     memcpy(&peer.name.sin6_addr, local.bytes, 16)
     host = peer_pair(&peer)[0]

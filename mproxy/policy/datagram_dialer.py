@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.dialer import DialObserver
     from mproxy.policy.resolver import Request, Resolver
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import Keying
 
 # At the end, for the acknowledgement of what was said last; and how often to look.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mproxy.policy.dialer import Dialer
     from mproxy.policy.paths import Paths
     from mproxy.policy.udp_record import UdpRecord
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import LinkKeys
 
 # How long datagrams are tried alone, and how long after their first answer.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.deletion_out import Deletion
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.workers import Workers
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import KeyExchange
 
 # Whoever has not shown the keys has a place this long; and how many of them there may be.

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from mproxy.programs.thrift import Thrift
     from mproxy.transfer.deletion_out import Deletion
     from mproxy.transfer.source_file import SourceFile
-    from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
+    from mproxy.transport._datagram_endpoint import DatagramEndpoint
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import KeyExchange
 
 LOOK_US = 250_000     # between two looks at how long it has been silent

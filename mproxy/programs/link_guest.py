@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.programs.crew import Crew
     from mproxy.programs.greeting import Elsewhere, Reception
-    from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport._detours import Detours
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import Keying, LinkKeys
 
 # Time to agree on keys: two round trips, of which packets may get lost.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
-    from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
+    from mproxy.transport._datagram_endpoint import DatagramEndpoint
+    from mproxy.transport._link import Link
 
 OVERTAKEN = 1  # any code: nobody sees it, as the peer has not answered
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import File
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 # A handshake is three packets, and a sender at once announces what it has; 10 s outlast several losses on a long path.
 OPEN_WITHIN_US = 10_000_000

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.transfer.sender import SendObserver
     from mproxy.transfer.workers import Workers
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import KeyExchange
 
 _WHY = {

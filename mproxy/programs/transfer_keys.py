@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Logger
     from mproxy.programs.options import OneLineParser
     from mproxy.programs.transfer_config import TransferConfig
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import KeyExchange
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import CproxyConfig
     from mproxy.handshake import Hello
     from mproxy.policy.paths import Way
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 # Bytes of the largest packet: nothing here is large.
 PACKET_BYTES = 1500

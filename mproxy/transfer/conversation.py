@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.messages import Message
     Bulk = Block | Bundle | Coded  # what is said of the data that follow
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import KeyExchange
 
 # Messages about small files are some hundred bytes each, so whatever has arrived is read in one go. No more than this

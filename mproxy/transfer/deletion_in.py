@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.workers import Workers
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     # Told of what would be deleted, and what to call with the answer.
     Ask = Callable[[list[Surplus], Callable[[bool], object]], object]
 

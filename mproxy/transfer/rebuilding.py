@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.arriving import Data
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import Coded, File, ReceiverHello
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 
 class Rebuilding:

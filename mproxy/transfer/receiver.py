@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.messages import Message
     from mproxy.transfer.opening import Opened, Ranges
     from mproxy.transfer.workers import Workers
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import KeyExchange
     Found = TypeVar("Found")
 

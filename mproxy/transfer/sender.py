@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.squeezer import Squeezer
     from mproxy.transfer.throttle import Throttle
     from mproxy.transfer.workers import Workers
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
     from mproxy.transport.keying import KeyExchange
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.transfer.arriving import Data
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 SLICE_US = 10_000
 LEAST_SLICE_BYTES = 1200

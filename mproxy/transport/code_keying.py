@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from spake2 import SPAKE2_A, SPAKE2_B
 
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 MOST_NUMBER = 999
 

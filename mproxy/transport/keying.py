@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 
 class Suite(enum.IntEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 
 class LinkHandler:

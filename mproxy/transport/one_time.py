@@ -21,7 +21,7 @@ from mproxy.transport.noise import NoiseError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport._link import Link
 
 SECRET_BYTES = 32
 

@@ -6,7 +6,7 @@ from libc.stdlib cimport free
 from mproxy.ground._deadlines cimport (
     Deadline, Deadlines, deadline_remove, deadline_set, deadlines_first, deadlines_reserve,
 )
-from mproxy.transport._datagram_endpoint cimport Link
+from mproxy.transport._link cimport Link
 
 
 cdef enum:

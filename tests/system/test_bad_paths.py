@@ -10,7 +10,7 @@ from long_cable import LongCable, need_tun
 from proxies import CPROXY_PORT, DAEMON_PORT, OVER_TCP, SPROXY_PORT, state_dir
 from traffic import Flow, Traffic, ends_by_reset, read_exactly
 
-# For so long a key is refused until that is the last word: why_ended.KEY_REFUSED_US.
+# For so long a key is refused until that is the last word: refusals.KEY_REFUSED_US.
 KEY_REFUSED_S = 5
 
 MIB = 1 << 20
