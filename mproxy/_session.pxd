@@ -18,6 +18,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mproxy._frames cimport Frame, Parser
 from mproxy._liveness cimport Liveness
 from mproxy._rest cimport SessionRest
+from mproxy._resume cimport PeerList
 from mproxy._ring cimport iovec
 from mproxy._state cimport SessionState
 from mproxy._stream cimport Stream
@@ -79,8 +80,7 @@ cdef class Session:
     cdef uint32_t current_left             # number of those
     cdef bint current_ends                 # the direction ends after them
     cdef bint comparing                    # the peer's list is being compared with ours
-    cdef uint32_t listed_id                # newest stream that a client had opened when it made its list,
-    cdef uint32_t listed_served            # and that it knew of ours
+    cdef PeerList listed                   # what it covers
     cdef readonly bint met                 # the peer has named the session: the WELCOME of a new one has arrived
     cdef bytes close_reason                # why the session ended, in words
     cdef bint close_told                   # the CLOSED event was given
@@ -125,7 +125,6 @@ cdef class Session:
     cdef bint check_forgotten(self) noexcept
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept
     cdef bint compare_next(self, SessionEvent *event) noexcept
-    cdef bint unknown_to_peer(self, const Stream *stream) noexcept
     cdef bint fail(self, int code, const char *reason) noexcept
     cdef void tell_closed(self, SessionEvent *event) noexcept
     cdef void tell_reset(self, SessionEvent *event, Stream *stream, int code) noexcept

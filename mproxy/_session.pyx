@@ -24,6 +24,7 @@ from mproxy._datagrams cimport datagrams_attach, datagrams_take, datagrams_tidy
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_check, liveness_deadline, liveness_heard, liveness_init
 from mproxy._rest cimport rest_ask, rest_attach, rest_heard, rest_look, rest_spares, rest_take
+from mproxy._resume cimport PeerList, resume_settle
 from mproxy._ring cimport iovec, ring_used
 from mproxy._state cimport (
     SessionState, StreamState, id_here, opened_here, session_note_asked, session_state_claim, session_state_new,
@@ -476,8 +477,7 @@ cdef class Session:
             return self.fail(CloseCode.STATE_ERROR, "RESUME outside of a resume")
         if frame.flags & FrameFlag.END:
             self.comparing = True
-            self.listed_id = <uint32_t>frame.seq
-            self.listed_served = <uint32_t>frame.ack
+            self.listed = PeerList(<uint32_t>frame.seq, <uint32_t>frame.ack)
             self.streams.unlisted = <Stream *>self.streams.open_list.first
             self.streams.resend_bytes = 0
             return self.compare_next(event)
@@ -509,55 +509,16 @@ cdef class Session:
 
     cdef bint compare_next(self, SessionEvent *event) noexcept:
         """After the peer's list: settle the streams it did not name, one event at a time, then go ACTIVE."""
-        cdef StreamSet streams = self.streams
-        cdef Stream *stream
-        cdef Stream *following
-        cdef StreamState *state
-        while streams.unlisted != NULL:
-            stream = streams.unlisted
-            state = stream.state
-            streams.unlisted = <Stream *>stream.in_all.next
-            if self.unknown_to_peer(stream):
-                if state.aborted:
-                    state.reset_ours = False  # nobody to tell
-                elif state.in_done and state.out_done:
-                    continue  # finished and forgotten there; here the application is still to let go
-                elif state.confirmed:
-                    self.tell_reset(event, stream, ResetCode.UNKNOWN_STREAM)
-                    if event.kind != EventKind.NOTHING:
-                        return True
-                    continue
-                else:
-                    state.open_due = True
-                    state.sent = state.out.head
-            elif stream.listed_epoch != self.lasting.epoch:
-                stream_rewind(state, 0)
-            streams.rejoin(stream)
-        following = <Stream *>streams.finished_list.first
-        while following != NULL:
-            stream = following
-            state = stream.state
-            following = <Stream *>stream.in_all.next
-            if state.aborted and state.reset_ours and not self.unknown_to_peer(stream):
-                streams.revive(stream)
-                streams.rejoin(stream)
-        self.comparing, streams.active = False, True
+        cdef Stream *stream = resume_settle(self.streams, self.lasting, &self.listed)
+        while stream != NULL:
+            self.tell_reset(event, stream, ResetCode.UNKNOWN_STREAM)
+            if event.kind != EventKind.NOTHING:
+                return True
+            stream = resume_settle(self.streams, self.lasting, &self.listed)
+        self.comparing, self.streams.active = False, True
         self.state = CarrierState.ACTIVE
         event.kind = EventKind.RESUMED
         return True
-
-    cdef bint unknown_to_peer(self, const Stream *stream) noexcept:
-        """Whether the peer's complete list lacks the stream.
-
-        A client makes its list for this carrier while the former one goes on: so it does not count that the list lacks
-        what began on that one later. Of the client's that has come; of ours it has if the client has shown so.
-        """
-        cdef const StreamState *state = stream.state
-        if stream.listed_epoch == self.lasting.epoch:
-            return False
-        if opened_here(self.lasting, state.id):
-            return not (self.is_server and state.confirmed and state.id > self.listed_served)
-        return not self.is_server or <int32_t>((state.id - self.listed_id) << 1) <= 0
 
     # ---- ends
 

@@ -10,9 +10,9 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 LAYERS = [
     {"ground": ["mproxy", "mproxy._wire", "mproxy.ground", "mproxy._pool", "mproxy._ring"]},
     {"session": ["mproxy._frames", "mproxy._state", "mproxy._disorder", "mproxy._stream", "mproxy._liveness",
-                 "mproxy._datagrams",
-                 "mproxy._transmit", "mproxy._streams", "mproxy._early", "mproxy._rest", "mproxy._session",
-                 "mproxy._listening", "mproxy._parcel_reader", "mproxy._inherit", "mproxy._dump", "mproxy.handshake"],
+                 "mproxy._datagrams", "mproxy._transmit", "mproxy._streams", "mproxy._early", "mproxy._rest",
+                 "mproxy._resume", "mproxy._session", "mproxy._listening", "mproxy._parcel_reader",
+                 "mproxy._inherit", "mproxy._dump", "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
          "datagram_config", "_packet", "_rtt", "_sent", "_states", "_pacer", "_congestion", "_cubic", "_bbr",
          "_outflow", "_inflow", "_acks", "_mtu", "_parcels", "_recovery", "_veil", "_channel", "_listener", "_ids",
@@ -34,7 +34,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 # The sans-I/O core: everything it needs comes in as an argument.
 PURE = ["_wire", "ground/_ranges", "_ring", "_frames", "_state", "_disorder", "_stream", "_liveness", "_datagrams",
-        "_transmit", "_rest", "_streams", "_early", "_session", "_listening", "_parcel_reader", "handshake",
+        "_transmit", "_rest", "_streams", "_early", "_resume", "_session", "_listening", "_parcel_reader", "handshake",
         "carrier/_flight", "carrier/_frame_parcels", "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
 PURE += [f"transport/{name}" for name in (
     "datagram_config", "_packet", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pacer", "_mtu", "_congestion",
