@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from mproxy.io.delay import Delay
 from mproxy.policy.backoff import LAST_HURRY_US, NEWCOMER_US, Backoff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mproxy.io._loop import Loop, Timer
+    from mproxy.io._loop import Loop
 
 # If an application writes again after being quiet for this long, somebody is waiting.
 QUIET_US = 10_000_000
@@ -21,13 +22,13 @@ class DialSchedule:
         self._backoff = Backoff()
         self._loop = loop
         self._begin = begin
-        self._timer: Timer | None = None
+        self._delay = Delay(loop)
         self._waited_at = 0  # when we were last told that an application waits
 
     @property
     def next_at(self) -> int | None:
         """When the next attempt begins, in the loop's time; None: none is due."""
-        return self._timer.at if self._timer is not None else None
+        return self._delay.at
 
     def anew(self) -> None:
         """A series begins, or everything has changed."""
@@ -36,7 +37,7 @@ class DialSchedule:
     def start(self) -> None:
         """Begin a series: at once, but not within this call."""
         self.anew()
-        self._schedule(self._backoff.after_failure_us(self._loop.now()) or 0)
+        self._delay.set(self._backoff.after_failure_us(self._loop.now()) or 0, self._begin)
 
     def is_old(self) -> bool:
         """Whether the outage is old, so that the pauses are long."""
@@ -44,22 +45,20 @@ class DialSchedule:
 
     def cancel(self) -> None:
         """Begin nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._delay.cancel()
 
     def begun(self) -> None:
         """An attempt begins: while it is not answered another one follows."""
-        self._schedule(self._backoff.next_us(self._loop.now()))
+        self._delay.set(self._backoff.next_us(self._loop.now()), self._begin)
 
     def failed(self) -> None:
         """Nothing is under way any more: the next one follows sooner, while the outage is new."""
         now = self._loop.now()
         delay_us = self._backoff.after_failure_us(now)
         if delay_us is not None:
-            self._schedule(delay_us)
-        elif self._timer is None:
-            self._schedule(self._backoff.next_us(now))
+            self._delay.set(delay_us, self._begin)
+        elif not self._delay.is_set:
+            self._delay.set(self._backoff.next_us(now), self._begin)
 
     def hurries(self, newcomer: bool) -> bool:
         """Whether to try at once, since an application waits (`newcomer`: it has just connected). One that merely keeps
@@ -73,11 +72,3 @@ class DialSchedule:
     def changed(self) -> bool:
         """Whether to try at once, since the network has changed, though not the way to sproxy."""
         return self._backoff.may_hurry(self._loop.now())
-
-    def _schedule(self, delay_us: int) -> None:
-        self.cancel()
-        self._timer = self._loop.call_later(delay_us, self._on_time)
-
-    def _on_time(self) -> None:
-        self._timer = None
-        self._begin()

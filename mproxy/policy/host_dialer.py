@@ -17,7 +17,7 @@ from __future__ import annotations
 from mproxy._wire import CloseCode
 from mproxy.ground.errors import PeerError
 from mproxy.policy.announcement import find_announcement
-from mproxy.policy.dialer import DialObserver
+from mproxy.policy.combined_dialer import CombinedDialer, PassingObserver
 from mproxy.policy.host_record import HostRecord
 from mproxy.policy.via_dialer import ViaDialer
 
@@ -26,16 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mproxy.carrier._carrier import Carrier
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Logger, Spot
-    from mproxy.handshake import Caller, Encryption, Welcome
-    from mproxy.io._loop import Loop, Timer
+    from mproxy.handshake import Caller, Welcome
+    from mproxy.io._loop import Loop
     from mproxy.policy.datagram_dialer import DatagramDialer
-    from mproxy.policy.dialer import Dialer
+    from mproxy.policy.dialer import Dialer, DialObserver
     from mproxy.policy.paths import Paths
     from mproxy.policy.race_dialer import RaceDialer
-    from mproxy.transport.keying import LinkKeys
     Direct = Dialer | DatagramDialer | RaceDialer
 
 # How long the port alone is tried: while somebody waits for the session to begin, and later, when an outage most likely
@@ -50,14 +48,13 @@ MOVE_US = 8_000_000
 NOT_FOUND = "exit status 127"  # of a shell: there is no such command
 
 
-class HostDialer:
+class HostDialer(CombinedDialer):
     """As `policy.dialer.Dialer`. `make_direct(port, observer)` makes one for that port of the host;
     `trust(fingerprint)` says which key sproxy has."""
 
     def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger,
                  make_direct: Callable[[int, DialObserver], Direct], trust: Callable[[str], object]) -> None:
-        self.loop = loop
-        self.observer = observer
+        super().__init__(loop, observer)
         self._host = config.direct or ""
         self._ssh_name = config.ssh_name or self._host
         self._make_direct = make_direct
@@ -65,41 +62,19 @@ class HostDialer:
         self._record = HostRecord(config.state_dir, config.name or self._host)
         self._via = ViaDialer(loop, config, _ViaObserver(self), log, self._heard)
         self._direct: Direct | None = None
-        self._carrying: Direct | ViaDialer = self._via
+        self._carrying = self._via
         self._has_begun = False  # there was a welcome
         self._may_move = False   # ssh carries a session, and nothing has said yet that the port cannot be reached
         self._is_moving = False  # a session that ssh carries is on its way to the port
-        self._timer: Timer | None = None  # of the next thing to be done
         self._use_port(self._record.port)
         trust(self._record.key)
 
     def _use_port(self, port: int) -> None:
         self._stop_direct()
         self._direct = self._make_direct(port, _DirectObserver(self)) if port else None
+        self._dialers = [self._via] if self._direct is None else [self._via, self._direct]
 
     # ---- what the others see of it
-
-    @property
-    def next_try_at(self) -> int | None:
-        """When the next attempt begins, in the loop's time; None while none is due."""
-        found = [at for at in (self._via.next_try_at, self._direct.next_try_at if self._direct else None)
-                 if at is not None]
-        return min(found, default=None)
-
-    @property
-    def follows_routes(self) -> bool:
-        """Whether the carrier has the address that the kernel chose."""
-        return self._carrying.follows_routes
-
-    @property
-    def stays(self) -> bool:
-        """Whether it is kept although there is a better route."""
-        return self._carrying.stays
-
-    @property
-    def device(self) -> str | None:
-        """To which it is bound."""
-        return self._carrying.device
 
     @property
     def will_move(self) -> bool:
@@ -115,7 +90,7 @@ class HostDialer:
         """Dial until a carrier is welcomed; does nothing if that is under way."""
         if self._is_moving:  # what it was to replace is lost, or in doubt
             self._is_moving = False
-            self._cancel_timer()
+            self._delay.cancel()
             self._stop_direct()
         if self._via.running or (self._direct is not None and self._direct.running):
             return
@@ -123,42 +98,22 @@ class HostDialer:
             self._via.start()
             return
         self._direct.start()
-        self._wait(ALONE_US if self._has_begun else FIRST_ALONE_US, self._start_via)
+        self._delay.set(ALONE_US if self._has_begun else FIRST_ALONE_US, self._start_via)
 
     def stop(self) -> None:
         """Give up what is under way."""
-        self._cancel_timer()
+        self._delay.cancel()
         self._may_move = self._is_moving = False
         self._via.stop()
         self._stop_direct()
 
     def ease(self) -> None:
         """Begin nothing more."""
-        self._cancel_timer()
-        self._via.ease()
-        if self._direct is not None:
-            self._direct.ease()
+        super().ease()
         self._plan_move()
-
-    def hurry(self, newcomer: bool) -> None:
-        """An application waits, or has just come."""
-        self._via.hurry(newcomer)
-        if self._direct is not None:
-            self._direct.hurry(newcomer)
-
-    def network_changed(self) -> None:
-        """Try again at once, if a carrier is wanted at all."""
-        self._via.network_changed()
-        if self._direct is not None:
-            self._direct.network_changed()
 
     def advertised(self, spot: Spot | None) -> None:
         """Where sproxy itself can be reached over UDP: neither way is that."""
-
-    def shun_answered(self) -> None:
-        """Try the other addresses of the host first."""
-        if self._direct is not None:
-            self._direct.shun_answered()
 
     def close(self, closed: Callable[[], object]) -> None:
         """End, then call `closed`."""
@@ -166,23 +121,10 @@ class HostDialer:
         direct = self._direct
         self._via.close(closed if direct is None else lambda: direct.close(closed))
 
-    def make_carrier(self, connection: Any, keys: Encryption | None) -> Carrier:
-        """The carrier on the connection of the last welcome."""
-        return self._carrying.make_carrier(connection, keys)
-
     # ---- one way after the other
 
-    def _wait(self, us: int, act: Callable[[], object]) -> None:
-        self._cancel_timer()
-        self._timer = self.loop.call_later(us, act)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _start_via(self) -> None:
-        self._cancel_timer()
+        self._delay.cancel()
         self._via.start()
 
     def _heard(self, banner: bytes) -> None:
@@ -197,7 +139,7 @@ class HostDialer:
             self._use_port(port)
         else:
             self._direct.stop()
-        self._cancel_timer()
+        self._delay.cancel()
 
     def _stop_direct(self) -> None:
         if self._direct is not None:
@@ -205,21 +147,20 @@ class HostDialer:
 
     def _plan_move(self) -> None:
         if self._may_move and not self._is_moving:
-            self._wait(MOVE_AFTER_US, self._move)
+            self._delay.set(MOVE_AFTER_US, self._move)
 
     def _move(self) -> None:
         """Try to leave ssh for the port."""
-        self._timer = None
         if self.observer.still_wanted():  # the carrier is in doubt, and perhaps good
             self._plan_move()
         elif self._direct is not None:
             self._is_moving = True
             self._direct.start()
-            self._wait(MOVE_US, self._stay)
+            self._delay.set(MOVE_US, self._stay)
 
     def _stay(self) -> None:
         """The port cannot be reached."""
-        self._cancel_timer()
+        self._delay.cancel()
         self._may_move = self._is_moving = False
         self._record.note(is_shut=True)
         self._stop_direct()
@@ -259,7 +200,7 @@ class HostDialer:
         self._plan_move()
 
     def _welcomed(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
-        self._cancel_timer()
+        self._delay.cancel()
         self._has_begun = True
         self._may_move = self._is_moving = False
         if self._carrying is not self._via:
@@ -279,17 +220,15 @@ class HostDialer:
         return why
 
 
-class _DirectObserver(DialObserver):
+class _DirectObserver(PassingObserver):
     """What the port's dialer asks and tells."""
 
     def __init__(self, host: HostDialer) -> None:
+        super().__init__(host)
         self._host = host
 
     def still_wanted(self) -> bool:
         return self._host.direct_is_wanted()
-
-    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
-        return self._host.observer.make_caller(keys)
 
     def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._host.direct_welcomed(connection, caller, welcome)
@@ -302,33 +241,25 @@ class _DirectObserver(DialObserver):
 
     def on_turned_away(self, error: PeerError, caller: Caller) -> None:
         if caller.refused and error.code != CloseCode.KEY_REFUSED:
-            self._host.observer.on_turned_away(error, caller)  # it is our sproxy, and about the session
+            super().on_turned_away(error, caller)  # it is our sproxy, and about the session
         else:
             self._host.direct_failed()
 
 
-class _ViaObserver(DialObserver):
+class _ViaObserver(PassingObserver):
     """What the command's dialer asks and tells."""
 
     def __init__(self, host: HostDialer) -> None:
+        super().__init__(host)
         self._host = host
-
-    def still_wanted(self) -> bool:
-        return self._host.observer.still_wanted()
-
-    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
-        return self._host.observer.make_caller(keys)
 
     def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._host.via_welcomed(connection, caller, welcome)
 
     def on_dial_failed(self, why: str) -> None:
         self._host.via_failed()
-        self._host.observer.on_dial_failed(self._host.explain(why))
+        super().on_dial_failed(self._host.explain(why))
 
     def on_cut_off(self, why: str) -> None:
         self._host.via_failed()
-        self._host.observer.on_cut_off(why)
-
-    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
-        self._host.observer.on_turned_away(error, caller)
+        super().on_cut_off(why)

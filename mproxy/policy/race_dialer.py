@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from mproxy._wire import WelcomeFeature
-from mproxy.policy.dialer import DialObserver
+from mproxy.policy.combined_dialer import CombinedDialer, PassingObserver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,17 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mproxy.carrier._carrier import Carrier
     from mproxy.ground.errors import PeerError
     from mproxy.ground.shapes import Spot
-    from mproxy.handshake import Caller, Encryption, Welcome
-    from mproxy.io._loop import Loop, Timer
+    from mproxy.handshake import Caller, Welcome
+    from mproxy.io._loop import Loop
     from mproxy.policy.datagram_dialer import DatagramDialer
-    from mproxy.policy.dialer import Dialer
+    from mproxy.policy.dialer import Dialer, DialObserver
     from mproxy.policy.paths import Paths
     from mproxy.policy.udp_record import UdpRecord
     from mproxy.transport._link import Link
-    from mproxy.transport.keying import LinkKeys
 
 # How long datagrams are tried alone, and how long after their first answer.
 HEAD_START_US = 300_000
@@ -55,21 +53,21 @@ QUICKLY_US = 1_000_000
 SETTLED_US = 3_000_000
 
 
-class RaceDialer:
+class RaceDialer(CombinedDialer):
     """As `policy.dialer.Dialer`. `make_tcp(observer)` and `make_datagram(observer, heard, paths)` make the two, the
     second when it is needed first; `heard()` is called when sproxy has answered over UDP, `paths` is what both know."""
 
     def __init__(self, loop: Loop, observer: DialObserver, record: UdpRecord, starts_quickly: bool,
                  make_tcp: Callable[[DialObserver], Dialer],
                  make_datagram: Callable[[DialObserver, Callable[[], object], Paths], DatagramDialer]) -> None:
-        self.loop = loop
-        self.observer = observer
+        super().__init__(loop, observer)
         self._record = record
         self._starts_quickly = starts_quickly  # and there was no welcome yet
         self._make_datagram = make_datagram
         self._tcp = make_tcp(_TcpObserver(self))
         self._datagram: DatagramDialer | None = None
-        self._carrying: Dialer | DatagramDialer = self._tcp
+        self._dialers = [self._tcp]
+        self._carrying = self._tcp
         self._spot: Spot | None = None  # where sproxy says that it can be reached over UDP
         self._on_tcp = False     # TCP carries a session, or did last
         self._ends: tuple[str, str] | None = None  # its addresses: sproxy's and ours
@@ -78,7 +76,6 @@ class RaceDialer:
         self._udp_from = 0         # when that began
         blocked_s, self._failures = record.blocked(MOST_AGAIN_US // 1_000_000)  # times in a row that UDP did not pass
         self._again_at = self.loop.now() + blocked_s * 1_000_000  # when to try it again
-        self._timer: Timer | None = None  # of the next thing to be done
 
     # ---- what the others see of it
 
@@ -86,27 +83,6 @@ class RaceDialer:
     def running(self) -> bool:
         """Whether it dials for a carrier that is needed."""
         return not self._is_moving and (self._tcp.running or self._tries_udp())
-
-    @property
-    def next_try_at(self) -> int | None:
-        """When the next attempt begins, in the loop's time; None while none is due."""
-        found = [dialer.next_try_at for dialer in (self._tcp, self._datagram) if dialer is not None]
-        return min((at for at in found if at is not None), default=None)
-
-    @property
-    def follows_routes(self) -> bool:
-        """Whether the carrier has the address that the kernel chose."""
-        return self._carrying.follows_routes
-
-    @property
-    def stays(self) -> bool:
-        """Whether it is kept although there is a better route."""
-        return self._carrying.stays
-
-    @property
-    def device(self) -> str | None:
-        """To which it is bound."""
-        return self._carrying.device
 
     @property
     def paths(self) -> Paths:
@@ -118,11 +94,11 @@ class RaceDialer:
         if self._is_moving and self._is_answered:
             # sproxy closes the old carrier when it welcomes the new one, and that may be seen before the welcome.
             self._is_moving = False
-            self._wait(ANSWERED_US, self._start_tcp)
+            self._delay.set(ANSWERED_US, self._start_tcp)
             return
         if self._is_moving:  # what it was to replace is lost, or in doubt
             self._is_moving = False
-            self._cancel_timer()
+            self._delay.cancel()
             self._stop_udp()
         if self.running:
             return
@@ -131,39 +107,28 @@ class RaceDialer:
         elif self._starts_quickly:
             self._is_answered = False
             self._tcp.start()
-            self._wait(QUICKLY_US, self._start_udp)
+            self._delay.set(QUICKLY_US, self._start_udp)
         else:
             self._is_answered = False
             self._start_udp()
-            self._wait(HEAD_START_US, self._start_tcp)
+            self._delay.set(HEAD_START_US, self._start_tcp)
 
     def stop(self) -> None:
         """Give up what is under way."""
-        self._cancel_timer()
+        self._delay.cancel()
         self._on_tcp = self._is_moving = False
         self._tcp.stop()
         self._stop_udp()
 
     def ease(self) -> None:
         """Begin nothing more."""
-        self._cancel_timer()
-        self._tcp.ease()
-        if self._datagram is not None:
-            self._datagram.ease()
+        super().ease()
         self._plan_move()
-
-    def hurry(self, newcomer: bool) -> None:
-        """An application waits, or has just come."""
-        self._tcp.hurry(newcomer)
-        if self._datagram is not None:
-            self._datagram.hurry(newcomer)
 
     def network_changed(self) -> None:
         """What was found out about UDP may not hold any more; try again at once, if a carrier is wanted at all."""
         self._failures = self._again_at = 0
-        self._tcp.network_changed()
-        if self._datagram is not None:
-            self._datagram.network_changed()
+        super().network_changed()
         if self._tcp.running:
             if self._record.is_offered:
                 self._start_udp()
@@ -182,40 +147,22 @@ class RaceDialer:
         if was_blocked and spot is not None:
             self._plan_move(MOVE_AFTER_US)
 
-    def shun_answered(self) -> None:
-        """Try the other addresses first."""
-        self._tcp.shun_answered()
-        if self._datagram is not None:
-            self._datagram.shun_answered()
-
     def close(self, closed: Callable[[], object]) -> None:
         """End, then call `closed`."""
         self.stop()
         (self._datagram or self._tcp).close(closed)
 
-    def make_carrier(self, connection: Any, keys: Encryption | None) -> Carrier:
-        """The carrier on the connection of the last welcome."""
-        return self._carrying.make_carrier(connection, keys)
-
     # ---- one beside the other
 
-    def _wait(self, us: int, act: Callable[[], object]) -> None:
-        self._cancel_timer()
-        self._timer = self.loop.call_later(us, act)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _start_tcp(self) -> None:
-        self._cancel_timer()
+        self._delay.cancel()
         self._tcp.start()
 
     def _start_udp(self) -> None:
-        self._cancel_timer()
+        self._delay.cancel()
         if self._datagram is None:
             self._datagram = self._make_datagram(_DatagramObserver(self), self._heard, self._tcp.paths)
+            self._dialers.append(self._datagram)
             self._datagram.advertised(self._spot)
         if not self._datagram.running:
             self._udp_from = self.loop.now()
@@ -235,24 +182,23 @@ class RaceDialer:
             return
         if self._tcp.has_said_hello:
             self._stop_udp()
-            self._wait(ANSWERED_US, self._start_udp)
+            self._delay.set(ANSWERED_US, self._start_udp)
         else:
             self._tcp.stop()
-            self._wait(ANSWERED_US, self._start_tcp)
+            self._delay.set(ANSWERED_US, self._start_tcp)
 
     def _plan_move(self, after_us: int = 0) -> None:
         """Look again in a while whether UDP passes, if TCP carries the session."""
         if self._on_tcp and self._record.is_offered and not self._is_moving:
-            self._wait(max(after_us, self._again_at - self.loop.now()), self._move)
+            self._delay.set(max(after_us, self._again_at - self.loop.now()), self._move)
 
     def _move(self) -> None:
-        self._timer = None
         if self.observer.still_wanted():  # it is in doubt, and perhaps good
             self._plan_move(MOVE_AFTER_US)
             return
         self._is_moving, self._is_answered = True, False
         self._start_udp()
-        self._wait(MOVE_US, self._stay)
+        self._delay.set(MOVE_US, self._stay)
 
     def _stay(self) -> None:
         """UDP does not pass."""
@@ -323,42 +269,29 @@ def addresses_of(sock: socket.socket) -> tuple[str, str] | None:
         return None
 
 
-class _TcpObserver(DialObserver):
+class _TcpObserver(PassingObserver):
     """What TCP's dialer asks and tells."""
 
     def __init__(self, race: RaceDialer) -> None:
+        super().__init__(race)
         self._race = race
 
     def still_wanted(self) -> bool:
         return self._race.is_wanted()
 
-    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
-        return self._race.observer.make_caller(keys)
-
     def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._race.tcp_welcomed(connection, caller, welcome)
 
-    def on_dial_failed(self, why: str) -> None:
-        self._race.observer.on_dial_failed(why)
 
-    def on_cut_off(self, why: str) -> None:
-        self._race.observer.on_cut_off(why)
-
-    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
-        self._race.observer.on_turned_away(error, caller)
-
-
-class _DatagramObserver(DialObserver):
+class _DatagramObserver(PassingObserver):
     """What the dialer of datagrams asks and tells."""
 
     def __init__(self, race: RaceDialer) -> None:
+        super().__init__(race)
         self._race = race
 
     def still_wanted(self) -> bool:
         return self._race.datagram_is_wanted()
-
-    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
-        return self._race.observer.make_caller(keys)
 
     def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         self._race.datagram_welcomed(connection, caller, welcome)
@@ -371,6 +304,6 @@ class _DatagramObserver(DialObserver):
 
     def on_turned_away(self, error: PeerError, caller: Caller) -> None:
         if caller.refused:
-            self._race.observer.on_turned_away(error, caller)  # it is our sproxy, and TCP would hear the same
+            super().on_turned_away(error, caller)  # it is our sproxy, and TCP would hear the same
         else:
             self._race.datagram_failed()

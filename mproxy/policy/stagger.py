@@ -5,12 +5,14 @@ For dials in Python; io/_attempts does it for sockets in C.
 
 from __future__ import annotations
 
+from mproxy.io.delay import Delay
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Generic, TypeVar
 
-    from mproxy.io._loop import Loop, Timer
+    from mproxy.io._loop import Loop
     Try = TypeVar("Try")
 else:
     Generic, Try = {None: object}, None
@@ -29,15 +31,14 @@ class Stagger(Generic[Try]):
     def __init__(self, loop: Loop, begin: Callable[[Try], bool], none_left: Callable[[], object],
                  pause_us: Callable[[Try], int] = lambda _one: NEXT_US) -> None:
         self.left: list[Try] = []
-        self._loop = loop
         self._begin = begin
         self._none_left = none_left
         self._pause_us = pause_us
-        self._timer: Timer | None = None
+        self._delay = Delay(loop)
 
     def go_on(self) -> None:
         """Begin the next now: the last one failed, or there is none yet."""
-        self._cancel_timer()
+        self._delay.cancel()
         while self.left:
             if self._begin(self.left.pop(0)):
                 if self.left:
@@ -47,15 +48,9 @@ class Stagger(Generic[Try]):
 
     def wait(self, pause_us: int = NEXT_US) -> None:
         """Begin the next in a while."""
-        self._cancel_timer()
-        self._timer = self._loop.call_later(pause_us, self.go_on)
+        self._delay.set(pause_us, self.go_on)
 
     def stop(self) -> None:
         """Begin nothing more."""
-        self._cancel_timer()
+        self._delay.cancel()
         self.left = []
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
