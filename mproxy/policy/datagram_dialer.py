@@ -14,14 +14,15 @@ import socket
 
 from mproxy.carrier._datagram_carrier import DatagramCarrier, is_busy
 from mproxy.ground.config import format_host_port
-from mproxy.ground.errors import MproxyError, PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.ground.words import is_loopback
 from mproxy.io._socket import Target
 from mproxy.io.bind import open_udp
-from mproxy.policy.dial_schedule import DialSchedule
+from mproxy.io.delay import Delay
 from mproxy.policy.network import outgoing_device
 from mproxy.policy.paths import Paths, Way
 from mproxy.policy.resolver import interleave
+from mproxy.policy.single_dialer import SingleDialer
 from mproxy.policy.stagger import Stagger
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Address, Spot
     from mproxy.handshake import Caller, Encryption, Welcome
-    from mproxy.io._loop import Loop, Timer
+    from mproxy.io._loop import Loop
     from mproxy.policy.dialer import DialObserver
     from mproxy.policy.resolver import Request, Resolver
     from mproxy.transport._link import Link
@@ -49,68 +50,31 @@ LOOK_US = 5_000
 RECEIVE_BYTES = 65536
 
 
-class DatagramDialer:
+class DatagramDialer(SingleDialer):
     """As `policy.dialer.Dialer`, over datagrams. `make_keying()`: our side of one agreement on keys; `routing_tag()`:
     what leads back to the worker that has our session, 0: nothing; `heard()` is called when an address has answered;
     `paths`: what is known of the ways, if another dialer knows it, too."""
-
-    follows_routes = False  # its socket has no address of its own: each packet leaves by the route of the moment
-    stays = False
-    device = None
 
     def __init__(self, loop: Loop, resolver: Resolver, config: CproxyConfig, observer: DialObserver,
                  make_keying: Callable[[], Keying], routing_tag: Callable[[], int],
                  heard: Callable[[], object] = lambda: None,
                  paths: Paths | None = None) -> None:
+        super().__init__(loop, observer, Paths() if paths is None else paths)
         self.heard = heard
-        self.loop = loop
         self.resolver = resolver
         self.sproxy = self._given = config.sproxy_host, config.sproxy_port
         self.timeout_us = config.connect_timeout_us
-        self.observer = observer
         self.make_keying = make_keying
         self.routing_tag = routing_tag
-        self.paths = Paths() if paths is None else paths
-        self.running = False
         local = is_loopback(config.sproxy_host)
         self._config = for_session(
             config.session, LOOPBACK_PACKET_BYTES if local else JUMBO_PACKET_BYTES)
-        self._schedule = DialSchedule(loop, self._begin)
-        self._attempt: LinkAttempt | None = None
         self._answered: Way | None = None  # where the last attempt was turned away
         self._endpoint: DatagramEndpoint | None = None
         # Connected to where we were welcomed, as that of the carrier is to nobody: by it the worker after this one
         # learns where its predecessor's carrier led (programs/succession).
         self._signpost: socket.socket | None = None
         self._leaves_signpost = config.keeper
-
-    @property
-    def next_try_at(self) -> int | None:
-        """When the next attempt begins, in the loop's time; None while none is due."""
-        return self._schedule.next_at if self.running else None
-
-    def start(self) -> None:
-        """Dial until a carrier is welcomed; does nothing if that is under way."""
-        if not self.running:
-            self.running = True
-            self._schedule.start()
-
-    def stop(self) -> None:
-        """Give up what is under way."""
-        if self._attempt is not None:
-            self._attempt.close()
-            self._attempt = None
-        self.ease()
-
-    def ease(self) -> None:
-        """Begin nothing more; an attempt, which sproxy may have heard, goes on to its end."""
-        self.running = self._attempt is not None
-        self._schedule.cancel()
-
-    def hurry(self, newcomer: bool) -> None:
-        """An application waits (`newcomer`: it has just connected): do not sit out a long pause."""
-        if self.running and self._schedule.hurries(newcomer):
-            self._begin()
 
     def network_changed(self) -> None:
         """Let sproxy see where we are, and dial again at once if a carrier is wanted at all."""
@@ -150,20 +114,8 @@ class DatagramDialer:
 
     # ---- attempts
 
-    def _begin(self) -> None:
-        self._schedule.cancel()
-        if self._attempt is not None:
-            return
-        if not self.observer.still_wanted():
-            self.ease()
-            return
-        try:
-            endpoint = self._open()
-        except (MproxyError, OSError) as error:
-            self._schedule.failed()
-            self.observer.on_dial_failed(str(error))
-            return
-        self._attempt = LinkAttempt(self, endpoint)
+    def _make_attempt(self) -> LinkAttempt:
+        return LinkAttempt(self, self._open())
 
     def _open(self) -> DatagramEndpoint:
         if self._endpoint is None:
@@ -192,8 +144,7 @@ class DatagramDialer:
 
     def attempt_failed(self, attempt: LinkAttempt, error: Exception) -> None:
         """It has not; a PeerError means that the other end said so, or is not an sproxy."""
-        attempt.close()
-        self._attempt = None
+        self._drop_attempt()
         self._answered = attempt.way
         self._schedule.failed()
         if isinstance(error, PeerError) and attempt.caller is not None:
@@ -220,16 +171,22 @@ class LinkAttempt(LinkHandler):
         self._is_open = True
         self._errors: list[str] = []
         self._ways: Stagger[Way] = Stagger(dialer.loop, self._dial, self._fail_if_over, dialer.paths.pause_us)
-        self._timer: Timer = dialer.loop.call_later(dialer.timeout_us, self._time_out)
-        self._request: Request | None = dialer.resolver.resolve(*dialer.sproxy, self._resolved)
-        known = [way for way in dialer.paths.known(outgoing_device) if way.device is None]  # the socket has none
-        if known and not dialer.paths.is_sour(known[0]):
+        self._patience = Delay(dialer.loop)
+        self._request: Request | None = None
+
+    def begin(self) -> None:
+        """Look the name up, and meanwhile dial what is known."""
+        paths = self._dialer.paths
+        self._progress()
+        self._request = self._dialer.resolver.resolve(*self._dialer.sproxy, self._resolved)
+        known = [way for way in paths.known(outgoing_device) if way.device is None]  # the socket has none
+        if known and not paths.is_sour(known[0]):
             self._go_on(known)
 
     def release(self) -> None:
         """Touch nothing any more; the link that has answered is the caller's."""
         self._is_open = False
-        self._timer.cancel()
+        self._patience.cancel()
         self._ways.stop()
         if self._request is not None:
             self._request.cancel()
@@ -260,8 +217,7 @@ class LinkAttempt(LinkHandler):
             self._fail(TimeoutError(f"no answer from the name service {within}"))
 
     def _progress(self) -> None:
-        self._timer.cancel()
-        self._timer = self._dialer.loop.call_later(self._dialer.timeout_us, self._time_out)
+        self._patience.set(self._dialer.timeout_us, self._time_out)
 
     # ---- addresses
 

@@ -12,8 +12,8 @@ from mproxy.ground.errors import PeerError
 from mproxy.policy.announcement import is_announcement
 from mproxy.policy.attempt import reason_of
 from mproxy.policy.banner import Banner
-from mproxy.policy.dial_schedule import DialSchedule
 from mproxy.policy.paths import Paths
+from mproxy.policy.single_dialer import SingleDialer
 from mproxy.policy.via_command import ViaCommand
 from mproxy.policy.via_start import owns_terminal
 
@@ -50,29 +50,21 @@ NOT_FOUND = 127
 NOT_ON_PATH = "; if it is installed there, name it by its path, such as .local/bin/sproxy"
 
 
-class ViaDialer:
+class ViaDialer(SingleDialer):
     """As `policy.dialer.Dialer`, by a command. `heard(the last bytes before it)` is called when a preamble comes, and
     may raise PeerError."""
 
-    follows_routes = False  # whose addresses a command uses is unknown
-    stays = False
-    device = None
-
     def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger,
                  heard: Callable[[bytes], object] = lambda banner: None) -> None:
+        super().__init__(loop, observer, Paths())  # nothing is learned of these
         self.heard = heard
-        self.loop = loop
         self.log = log
         self.timeout_us = config.connect_timeout_us
-        self.observer = observer
-        self.paths = Paths()  # nothing is learned
-        self.running = False
         self.last_banner = ""  # logged once, not at every dial
         self._command = config.via or ""
         self._lends_terminal = config.via_terminal
         self._lends_once = config.stdio  # for the application needs it then
-        self._schedule = DialSchedule(loop, self._begin)
-        self._attempt: ViaAttempt | None = None
+        self._attempt: ViaAttempt | None
         self._commands: dict[ViaCommand, ViaAttempt | None] = {}  # that run
         self._carrying: ViaCommand | None = None  # of the last welcome
         self._closed: Callable[[], object] | None = None
@@ -82,41 +74,12 @@ class ViaDialer:
         """Whether a command has brought a preamble, and no welcome yet."""
         return self._attempt is not None and self._attempt.is_answered
 
-    @property
-    def next_try_at(self) -> int | None:
-        """When the next command begins, in the loop's time; None while none is due."""
-        return self._schedule.next_at if self.running else None
-
-    def start(self) -> None:
-        """Run commands until a carrier is welcomed; does nothing if that is under way."""
-        if not self.running:
-            self.running = True
-            self._schedule.start()
-
-    def stop(self) -> None:
-        """Give up what is under way."""
-        if self._attempt is not None:
-            self._attempt.close()
-            self._attempt = None
-        self.ease()
-
-    def ease(self) -> None:
-        """Begin nothing more; a command that tries goes on to its end."""
-        self.running = self._attempt is not None
-        self._schedule.cancel()
-
-    def hurry(self, newcomer: bool) -> None:
-        """An application waits (`newcomer`: it has just connected): do not sit out a long pause."""
-        if self.running and self._schedule.hurries(newcomer):
-            self._begin()
-
     def network_changed(self) -> None:
         """Try again at once, if a carrier is wanted at all."""
         if not self.running or not self._schedule.changed():
             return
         if self._attempt is not None and self._attempt.silent_for(SILENT_US):
-            self._attempt.close()
-            self._attempt = None
+            self._drop_attempt()
         self._begin()
 
     def advertised(self, spot: Spot | None) -> None:
@@ -145,25 +108,14 @@ class ViaDialer:
 
     # ---- commands
 
-    def _begin(self) -> None:
-        self._schedule.cancel()
-        if self._attempt is not None:
-            return
-        if not self.observer.still_wanted():
-            self.ease()
-            return
+    def _make_attempt(self) -> ViaAttempt:
         try:
             command = ViaCommand(self.loop, self._command, self.log, self._ended,
                                  self._lends_terminal and owns_terminal())
         except OSError as error:
-            self._fail(f"cannot start the command: {reason_of(error)}")
-            return
-        self._commands[command] = self._attempt = ViaAttempt(self, command)
-        self._attempt.begin()
-
-    def _fail(self, why: str) -> None:
-        self._schedule.failed()
-        self.observer.on_dial_failed(why)
+            raise OSError(f"cannot start the command: {reason_of(error)}") from None
+        attempt = self._commands[command] = ViaAttempt(self, command)
+        return attempt
 
     def _ended(self, command: ViaCommand) -> None:
         """A command has ended."""
@@ -194,8 +146,7 @@ class ViaDialer:
 
     def attempt_failed(self, attempt: ViaAttempt, error: Exception) -> None:
         """It has not; a PeerError means that the other end said so, or is not an sproxy."""
-        attempt.close()
-        self._attempt = None
+        self._drop_attempt()
         self._schedule.failed()
         if isinstance(error, PeerError):
             self.observer.on_turned_away(error, attempt.caller)

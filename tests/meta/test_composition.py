@@ -11,6 +11,7 @@ BASES = {
     "ArrivingFile": "a file that comes: partly there, whole, or a pipe",
     "Carrier": "what carries a session's frames",
     "Check": "what a value that was read from JSON has to be",
+    "CombinedDialer": "a dialer that has two others dial",
     "Config": "settings",
     "Congestion": "how much may be under way",
     "Conversation": "messages over a link, read alike by the sender and the receiver",
@@ -30,6 +31,7 @@ BASES = {
     "Parcels": "what travels beside a connection's stream",
     "ProxyTunnel": "what is said to a proxy before there is a connection to sproxy",
     "Room": "for how many more there is room: in this process, or shared",
+    "SingleDialer": "a dialer that tries in one way at a time",
     "TcpCarrier": "a carrier that is a stream socket",
     "_Opening": "what both sides of a handshake do",
 }
