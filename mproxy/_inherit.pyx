@@ -19,7 +19,7 @@ from mproxy._state cimport ProgramRecord, SessionState, StreamPlace, StreamState
 from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES, CloseCode, ResetCode
 from mproxy.ground._arena cimport (
     ARENA_PAGE_BYTES, OWN_RECORD_AT, RECORD_CHUNKS, RecordTable, arena_base, arena_bytes, arena_keep_from_children,
-    arena_map, arena_punch, arena_turn, arena_unmap, record_at, record_return, records_used,
+    arena_map, arena_punch, arena_turn, arena_unmap, record_at, record_give_up, record_return, records_used,
 )
 from mproxy.ground._stores cimport store_whole, stores_done
 from mproxy.ground._wipe cimport explicit_bzero
@@ -370,15 +370,14 @@ cdef void drop_damaged() noexcept nogil:
 
 cdef void drop_session(uint32_t number) noexcept nogil:
     """It is gone from here on, and its secrets with it."""
-    store_whole(&session_of(number).number, 0)
-    stores_done()
+    record_give_up(&session_of(number).number)
     explicit_bzero(session_of(number), sizeof(SessionState))
     explicit_bzero(record_at(RecordTable.PROGRAM_RECORDS, number), sizeof(ProgramRecord))
     record_return(RecordTable.SESSION_RECORDS, number)
 
 
 cdef void drop_stream(uint32_t record) noexcept nogil:
-    store_whole(&stream_of(record).session, 0)
+    record_give_up(&stream_of(record).session)
     record_return(RecordTable.STREAM_RECORDS, record)
 
 

@@ -12,6 +12,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring
 from mproxy._wire cimport SECRET_BYTES, SERVER_STREAM_BIT, SESSION_ID_BYTES
+from mproxy.ground._arena cimport record_give_up, record_name
 
 
 cdef enum:
@@ -86,17 +87,29 @@ cdef struct StreamPlace:  # for whoever goes through all streams; itself it is n
 
 cdef int compare_places(const void *one, const void *other) noexcept nogil
 cdef StreamState *stream_state_new() noexcept nogil
-cdef void stream_state_claim(StreamState *state, const SessionState *session) noexcept nogil
-cdef void stream_state_give_up(StreamState *state) noexcept nogil
 cdef void stream_state_free(StreamState *state) noexcept nogil
 cdef SessionState *session_state_new() noexcept nogil
 cdef void session_state_claim(SessionState *state) noexcept nogil
-cdef void session_state_give_up(SessionState *state) noexcept nogil
 cdef void session_state_free(SessionState *state) noexcept nogil
 cdef void session_note_asked(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,
                              size_t *account) noexcept nogil
 cdef int session_note_target(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,
                              size_t *account) noexcept nogil
+
+
+cdef inline void stream_state_claim(StreamState *state, const SessionState *session) noexcept nogil:
+    """It outlives the process from now on, as its session does."""
+    record_name(&state.session, session.number)
+
+
+cdef inline void stream_state_give_up(StreamState *state) noexcept nogil:
+    """It ends with the process from now on; so its rings may be emptied."""
+    record_give_up(&state.session)
+
+
+cdef inline void session_state_give_up(SessionState *state) noexcept nogil:
+    """It ends with the process from now on, and so do all its streams."""
+    record_give_up(&state.number)
 
 
 cdef inline bint opened_here(const SessionState *session, uint32_t id) noexcept nogil:

@@ -1,14 +1,13 @@
 """Where the records of _state.pxd come from and go to; nobody else allocates them."""
 
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from mproxy._pool cimport pool_at
 from mproxy._ring cimport MIN_RING_BYTES, ring_drop, ring_reserve
 from mproxy.ground._arena cimport (
-    RecordTable, arena_base, in_arena, record_at, record_number, record_return, record_take, shape_records,
+    RecordTable, in_arena, record_at, record_claim, record_free, record_new, record_number, shape_records,
 )
-from mproxy.ground._stores cimport store_whole, stores_done
+from mproxy.ground._stores cimport stores_done
 from mproxy.ground._wipe cimport explicit_bzero
 
 
@@ -33,38 +32,17 @@ cdef int compare_places(const void *one, const void *other) noexcept nogil:
 
 cdef StreamState *stream_state_new() noexcept nogil:
     """A record of zeros, or NULL when there is no memory."""
-    if arena_base != NULL:
-        return <StreamState *>record_take(RecordTable.STREAM_RECORDS)
-    return <StreamState *>calloc(1, sizeof(StreamState))
-
-
-cdef void stream_state_claim(StreamState *state, const SessionState *session) noexcept nogil:
-    """It outlives the process from now on, as its session does."""
-    stores_done()
-    store_whole(&state.session, session.number)
-
-
-cdef void stream_state_give_up(StreamState *state) noexcept nogil:
-    """It ends with the process from now on; so its rings may be emptied."""
-    store_whole(&state.session, 0)
-    stores_done()
+    return <StreamState *>record_new(RecordTable.STREAM_RECORDS)
 
 
 cdef void stream_state_free(StreamState *state) noexcept nogil:
     """Free it; it is given up, and its rings are empty."""
-    if in_arena(state):
-        record_return(RecordTable.STREAM_RECORDS, record_number(RecordTable.STREAM_RECORDS, state))
-    else:
-        free(state)
+    record_free(RecordTable.STREAM_RECORDS, state)
 
 
 cdef SessionState *session_state_new() noexcept nogil:
     """A record of zeros of a session that is not over, or NULL when there is no memory."""
-    cdef SessionState *state
-    if arena_base != NULL:
-        state = <SessionState *>record_take(RecordTable.SESSION_RECORDS)
-    else:
-        state = <SessionState *>calloc(1, sizeof(SessionState))
+    cdef SessionState *state = <SessionState *>record_new(RecordTable.SESSION_RECORDS)
     if state != NULL:
         state.close_code = -1
     return state
@@ -72,29 +50,19 @@ cdef SessionState *session_state_new() noexcept nogil:
 
 cdef void session_state_claim(SessionState *state) noexcept nogil:
     """It outlives the process from now on."""
-    if in_arena(state):
-        stores_done()
-        store_whole(&state.number, record_number(RecordTable.SESSION_RECORDS, state))
-
-
-cdef void session_state_give_up(SessionState *state) noexcept nogil:
-    """It ends with the process from now on, and so do all its streams."""
-    store_whole(&state.number, 0)
-    stores_done()
+    record_claim(RecordTable.SESSION_RECORDS, state, &state.number)
 
 
 cdef void session_state_free(SessionState *state) noexcept nogil:
     """Free it; its secret is wiped, and what the program kept with it."""
-    cdef uint32_t number
     session_state_give_up(state)
     ring_drop(&state.targets, NULL)
     explicit_bzero(state, sizeof(SessionState))
     if in_arena(state):
-        number = record_number(RecordTable.SESSION_RECORDS, state)
-        explicit_bzero(record_at(RecordTable.PROGRAM_RECORDS, number), sizeof(ProgramRecord))
-        record_return(RecordTable.SESSION_RECORDS, number)
-    else:
-        free(state)
+        explicit_bzero(
+            record_at(RecordTable.PROGRAM_RECORDS, record_number(RecordTable.SESSION_RECORDS, state)),
+            sizeof(ProgramRecord))
+    record_free(RecordTable.SESSION_RECORDS, state)
 
 
 cdef void session_note_asked(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,

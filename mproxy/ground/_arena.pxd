@@ -11,6 +11,8 @@ what lies in a record that is not claimed means nothing. Without a keeper there 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 
+from mproxy.ground._stores cimport store_whole, stores_done
+
 
 cdef enum:
     ARENA_PAGE_BYTES = 4096
@@ -53,6 +55,19 @@ cdef inline bint in_arena(const void *place) noexcept nogil:
     return <size_t>(<const uint8_t *>place - arena_base) < arena_bytes
 
 
+cdef inline void record_name(uint32_t *claim, uint32_t number) noexcept nogil:
+    """The record with that field counts from now on, for whoever knows it by this number; all else of it is there."""
+    stores_done()
+    store_whole(claim, number)
+    stores_done()
+
+
+cdef inline void record_give_up(uint32_t *claim) noexcept nogil:
+    """The record with that field ends with the process from now on: what it names may be closed or emptied."""
+    store_whole(claim, 0)
+    stores_done()
+
+
 cdef int arena_map() noexcept
 cdef void arena_unmap() noexcept nogil
 cdef void arena_keep_from_children() noexcept nogil
@@ -62,4 +77,7 @@ cdef void *record_at(RecordTable table, uint32_t number) noexcept nogil
 cdef uint32_t record_number(RecordTable table, const void *record) noexcept nogil
 cdef uint32_t records_used(RecordTable table) noexcept nogil
 cdef void *record_take(RecordTable table) noexcept nogil
+cdef void *record_new(RecordTable table) noexcept nogil
+cdef void record_claim(RecordTable table, const void *record, uint32_t *claim) noexcept nogil
+cdef void record_free(RecordTable table, void *record) noexcept nogil
 cdef void record_return(RecordTable table, uint32_t number) noexcept nogil

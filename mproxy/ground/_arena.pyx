@@ -1,6 +1,6 @@
 """The mapping, and its tables of records. What it is for: _arena.pxd."""
 
-from libc.stdlib cimport realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from mproxy.ground._stores cimport store_whole, stores_done
@@ -150,3 +150,24 @@ cdef void record_return(RecordTable table, uint32_t number) noexcept nogil:
         records.free_size = records.free_size * 2 + 64
     records.free_numbers[records.free_count] = number
     records.free_count += 1
+
+
+# ---- records, where there may be no arena
+
+cdef void *record_new(RecordTable table) noexcept nogil:
+    """A record of zeros, in the arena if there is one; NULL when there is no memory."""
+    return record_take(table) if arena_base != NULL else calloc(1, tables[<int>table].record_bytes)
+
+
+cdef void record_claim(RecordTable table, const void *record, uint32_t *claim) noexcept nogil:
+    """It outlives the process from now on, if it is in the arena; `claim` is its field for its own number."""
+    if in_arena(record):
+        record_name(claim, record_number(table, record))
+
+
+cdef void record_free(RecordTable table, void *record) noexcept nogil:
+    """Free what `record_new` gave; it is given up, and its rings are empty."""
+    if in_arena(record):
+        record_return(table, record_number(table, record))
+    else:
+        free(record)

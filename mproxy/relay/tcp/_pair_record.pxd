@@ -10,6 +10,7 @@ Bytes of a direction are counted from 0: what of the connection is no part of it
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring
+from mproxy.ground._arena cimport record_give_up
 from mproxy.ground._stores cimport stores_done
 from mproxy.relay._proxy_header cimport Origin
 
@@ -74,9 +75,13 @@ cdef inline void note_passed(SideRecord *sink, uint64_t length) noexcept nogil:
     sink.waiting.head = sink.waiting.tail
 
 
+cdef inline void pair_record_give_up(PairRecord *record) noexcept nogil:
+    """It ends with the process from now on: its sockets may be closed, its rings emptied."""
+    record_give_up(&record.number)
+
+
 cdef void use_arena_head() noexcept nogil
 cdef PairRecord *pair_record_new() noexcept nogil
 cdef void pair_record_claim(PairRecord *record) noexcept nogil
-cdef void pair_record_give_up(PairRecord *record) noexcept nogil
 cdef void pair_record_free(PairRecord *record) noexcept nogil
 cdef PipeRecord *pipe_place() noexcept nogil

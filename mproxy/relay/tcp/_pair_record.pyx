@@ -1,11 +1,9 @@
 """Records of pairs, and the head of all: _pair_record.pxd."""
 
-from libc.stdlib cimport calloc, free
-
 from mproxy.ground._arena cimport (
-    OWN_RECORD_AT, RecordTable, arena_base, in_arena, record_number, record_return, record_take, shape_records,
+    OWN_RECORD_AT, RecordTable, arena_base, in_arena, record_claim, record_free, record_new, record_number,
+    shape_records,
 )
-from mproxy.ground._stores cimport store_whole
 
 
 cdef RelayHead head_of_process  # while there is no arena
@@ -23,16 +21,12 @@ cdef void use_arena_head() noexcept nogil:
 
 cdef PairRecord *pair_record_new() noexcept nogil:
     """A record of zeros with a serial and marks, or NULL when there is no memory."""
-    cdef PairRecord *record
+    cdef PairRecord *record = <PairRecord *>record_new(RecordTable.PAIR_RECORDS)
     cdef uint32_t number = 0
-    if arena_base != NULL:
-        record = <PairRecord *>record_take(RecordTable.PAIR_RECORDS)
-        if record != NULL:
-            number = record_number(RecordTable.PAIR_RECORDS, record)
-    else:
-        record = <PairRecord *>calloc(1, sizeof(PairRecord))
     if record == NULL:
         return NULL
+    if in_arena(record):
+        number = record_number(RecordTable.PAIR_RECORDS, record)
     relay_head.serials += 1 if relay_head.serials < <uint32_t>-1 else 2  # 0 is nobody's
     record.serial = relay_head.serials
     record.client.mark = 2 * number
@@ -42,24 +36,12 @@ cdef PairRecord *pair_record_new() noexcept nogil:
 
 cdef void pair_record_claim(PairRecord *record) noexcept nogil:
     """It outlives the process from now on; it names the client's socket."""
-    if in_arena(record):
-        stores_done()
-        store_whole(&record.number, record_number(RecordTable.PAIR_RECORDS, record))
-        stores_done()
-
-
-cdef void pair_record_give_up(PairRecord *record) noexcept nogil:
-    """It ends with the process from now on: its sockets may be closed, its rings emptied."""
-    store_whole(&record.number, 0)
-    stores_done()
+    record_claim(RecordTable.PAIR_RECORDS, record, &record.number)
 
 
 cdef void pair_record_free(PairRecord *record) noexcept nogil:
     """Free it; it is given up, and its rings are empty."""
-    if in_arena(record):
-        record_return(RecordTable.PAIR_RECORDS, record_number(RecordTable.PAIR_RECORDS, record))
-    else:
-        free(record)
+    record_free(RecordTable.PAIR_RECORDS, record)
 
 
 cdef PipeRecord *pipe_place() noexcept nogil:

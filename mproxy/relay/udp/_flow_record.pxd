@@ -8,6 +8,7 @@ closed. A worker that is killed in between has a socket that no record names, an
 
 from libc.stdint cimport int64_t, uint32_t
 
+from mproxy.ground._arena cimport record_give_up
 from mproxy.ground._sockaddr cimport socklen_t
 from mproxy.io._packets cimport LocalAddress, SocketAddress
 
@@ -26,8 +27,12 @@ cdef struct FlowRecord:
     LocalAddress local       # as in Flow
 
 
+cdef inline void flow_record_give_up(FlowRecord *record) noexcept nogil:
+    """It ends with the process from now on: its socket may be closed."""
+    record_give_up(&record.number)
+
+
 cdef FlowRecord *flow_record_new() noexcept nogil
 cdef void flow_record_claim(FlowRecord *record) noexcept nogil
-cdef void flow_record_give_up(FlowRecord *record) noexcept nogil
 cdef void flow_record_free(FlowRecord *record) noexcept nogil
 cdef FlowRecord *flow_record_at(uint32_t number) noexcept nogil

@@ -1,9 +1,8 @@
 """Records of flows: _flow_record.pxd."""
 
 from mproxy.ground._arena cimport (
-    RecordTable, arena_base, record_at, record_number, record_return, record_take, records_used, shape_records,
+    RecordTable, arena_base, record_at, record_claim, record_free, record_take, records_used, shape_records,
 )
-from mproxy.ground._stores cimport store_whole, stores_done
 
 
 shape_records(RecordTable.FLOW_RECORDS, sizeof(FlowRecord), MOST_RECORDS)
@@ -16,22 +15,14 @@ cdef FlowRecord *flow_record_new() noexcept nogil:
 
 cdef void flow_record_claim(FlowRecord *record) noexcept nogil:
     """It outlives the process from now on."""
-    stores_done()
-    store_whole(&record.number, record_number(RecordTable.FLOW_RECORDS, record))
-    stores_done()
-
-
-cdef void flow_record_give_up(FlowRecord *record) noexcept nogil:
-    """It ends with the process from now on: its socket may be closed."""
-    store_whole(&record.number, 0)
-    stores_done()
+    record_claim(RecordTable.FLOW_RECORDS, record, &record.number)
 
 
 cdef void flow_record_free(FlowRecord *record) noexcept nogil:
     """Free it; NULL is allowed."""
     if record != NULL:
         flow_record_give_up(record)
-        record_return(RecordTable.FLOW_RECORDS, record_number(RecordTable.FLOW_RECORDS, record))
+        record_free(RecordTable.FLOW_RECORDS, record)
 
 
 cdef FlowRecord *flow_record_at(uint32_t number) noexcept nogil:
