@@ -13,7 +13,6 @@ from mproxy._state cimport SessionState, StreamState
 
 
 cdef Session adopt_session(config, SessionState *lasting, int64_t now)
-cdef SessionState *inherited_session(uint32_t number) noexcept nogil
 cdef StreamState *inherited_stream(uint32_t number, uint32_t nth) noexcept nogil
 cdef bint ring_sound(const Ring *ring, uint32_t passed) noexcept nogil
 cdef bint session_sound(const SessionState *state, uint32_t number) noexcept nogil

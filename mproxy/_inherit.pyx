@@ -140,11 +140,6 @@ def deaths(uint32_t number):
     return session_of(number).deaths
 
 
-cdef SessionState *inherited_session(uint32_t number) noexcept nogil:
-    """The state of a session that `recover` named."""
-    return session_of(number)
-
-
 cdef StreamState *inherited_stream(uint32_t number, uint32_t nth) noexcept nogil:
     """The nth of its streams, in the order of their ids; NULL after the last."""
     cdef size_t low = 0, high = found.heir_count, middle

@@ -30,7 +30,6 @@ HEAD = struct.Struct("=BBB16s3QI3Q")
 CHECK = struct.Struct("=I")
 PLACE = struct.Struct("=B3I")
 LENGTH = struct.Struct("=H")
-MOST_TEXT = 255
 
 
 class DamagedRecord(ValueError):

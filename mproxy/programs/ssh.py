@@ -22,8 +22,7 @@ Options, exit status and messages are those of ssh: see ssh(1).
 
 The same for ssh, scp, sftp, rsync, git, editors: mproxy setup-ssh HOST."""
 
-# ssh's options by what follows them: nothing, or a value.
-BARE_OPTIONS = "46AaCfGgKkMNnqsTtVvXxYy"
+# ssh's options that a value follows.
 VALUE_OPTIONS = "BbcDEeFIiJLlmOoPpQRSWw"
 
 # Those that concern how the host is reached and who we are, so the ssh that starts sproxy needs them, too. Port and

@@ -43,8 +43,8 @@ AS_DIRECTORY, AS_FILE, FOLLOWED, UNREAD, AS_LINK, WITHOUT_ATTRIBUTES = 0, 1, 2, 
 # Flags beside BY_TIME: the contents follow; or the name of a file that has arrived and is the same one (a hard link).
 WITH_DATA, WITH_OTHER = 4, 8
 
-_ENTRY = struct.Struct(f">BBHqIH{DIGEST_BYTES}s")  # kind, flags, mode, mtime (ns), size, bytes of the name, root
-ENTRY_BYTES = _ENTRY.size
+ENTRY = struct.Struct(f">BBHqIH{DIGEST_BYTES}s")  # kind, flags, mode, mtime (ns), size, bytes of the name, root
+ENTRY_BYTES = ENTRY.size
 _NO_IDENTITY = bytes(16)
 _OTHER = struct.Struct(">H")  # bytes of the other name
 _KINDS = {kind.value: kind for kind in (FileKind.FILE, FileKind.DIRECTORY, FileKind.LINK)}
@@ -76,11 +76,6 @@ class BundleEntry(namedtuple("BundleEntry", "file root at")):
         def __new__(cls, file: File, root: bytes, at: int) -> Self: ...
 
 
-def pack_entry(kind: FileKind, flags: int, mode: int, mtime_ns: int, size: int, name: bytes, root: bytes) -> bytes:
-    """All of an entry but its contents."""
-    return _ENTRY.pack(kind, flags, mode & 0o777, mtime_ns, size, len(name), root) + name
-
-
 def parse_bundle(data: Data, count: int) -> list[BundleEntry]:
     """The `count` entries that fill `data`; PeerError when they do not, or are malformed."""
     entries = []
@@ -89,7 +84,7 @@ def parse_bundle(data: Data, count: int) -> list[BundleEntry]:
     for _ in range(count):
         if end - at < ENTRY_BYTES:
             raise bad("a bundle that is too short")
-        number, flags, mode, mtime_ns, size, length, root = _ENTRY.unpack_from(view, at)
+        number, flags, mode, mtime_ns, size, length, root = ENTRY.unpack_from(view, at)
         kind = _KINDS.get(number)
         at += ENTRY_BYTES + length
         if kind is None or size > MOST_BYTES or length > MOST_NAME_BYTES or not -MOST_TIME_NS <= mtime_ns <= (

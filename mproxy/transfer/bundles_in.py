@@ -107,8 +107,3 @@ class IncomingBundles:
         """Forget those that wait."""
         self._closed = True
         self._waiting.clear()
-
-
-def bytes_of(entries: list[BundleEntry]) -> int:
-    """Bytes of the files whose contents have come."""
-    return sum(entry.file.size for entry in entries if entry.at >= 0)

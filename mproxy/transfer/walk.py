@@ -36,15 +36,6 @@ def name_of(path: str) -> str:
     return os.path.basename(os.path.abspath(path)) or "root"
 
 
-def find_sources(paths: Iterable[str], on_left_out: OnLeftOut, links: str = LINKS[0],
-                 rules: Iterable[Rule] = (), by_time: bool = False,
-                 with_attributes: bool = False, renamed: str | None = None) -> list[SourceFile]:
-    """All sources of a Walk at once; MproxyError for what cannot be sent."""
-    paths = list(paths)
-    check_named(paths)
-    return list(Walk(paths, on_left_out, links, rules, by_time, with_attributes, renamed))
-
-
 def check_named(paths: Iterable[str]) -> None:
     """MproxyError if one of these, of a command line, cannot be sent."""
     for path in paths:

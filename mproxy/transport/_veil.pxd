@@ -13,7 +13,6 @@ from mproxy.ground._siphash cimport siphash24
 
 
 cdef enum:
-    VEIL_KEY_BYTES = 32
     VEILED_AT = 12     # number and offset
     VEILED_LEAST = 44  # bytes of a packet with header and tag
 

@@ -1,9 +1,9 @@
 """What a turn of an endpoint costs: links at rest are not looked at, however many there are, and miss nothing."""
 
 import socket
-import time
 
 import pytest
+from lab import outage
 from test_transfer import MANY
 from tests.drivers._pydeadlines import mark, next_us, was_seen
 
@@ -141,7 +141,7 @@ def test_a_late_turn_looks_at_links_that_are_due_alone(crowd, monkeypatch):
 
     def stop_and_hear(link):
         if link in many.served and many.back == 0:
-            time.sleep(STOPPED_S)
+            outage(STOPPED_S)
         hear(link)
     monkeypatch.setattr(many, "on_filled", stop_and_hear)
     for number in range(2):  # the turn after the late one would look at what that has touched

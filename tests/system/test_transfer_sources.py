@@ -15,7 +15,7 @@ from mproxy.transfer.messages import HEADER, FileKind, MessageType, Result, pars
 from mproxy.transfer.sender import FileSender
 from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.source_queue import SourceQueue
-from mproxy.transfer.walk import find_sources
+from tests.walked import find_sources
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from mproxy.transfer.messages import HEADER, WITH_BULK, MessageType
 from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.sender import FileSender, SendObserver
 from mproxy.transfer.source_queue import SourceQueue
-from mproxy.transfer.walk import find_sources
 from tests.unit.test_receiver import Threads
+from tests.walked import find_sources
 
 
 class JoinedLink:

@@ -8,8 +8,8 @@ import pytest
 from mproxy.transfer import messages
 from mproxy.transfer.attributes import MOST_ATTRIBUTE_BYTES, AttributesError, attributes_of, give_attributes
 from mproxy.transfer.messages import File, FileKind, Result
-from mproxy.transfer.walk import find_sources
 from tests.unit.test_receiver import World, block, end
+from tests.walked import find_sources
 
 ACL = "system.posix_acl_access"
 # An ACL of version 2: owner rw, user 1234 r, group r, mask r, others none.

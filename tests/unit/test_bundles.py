@@ -12,19 +12,25 @@ from hypothesis import strategies as st
 from mproxy.ground.errors import PeerError
 from mproxy.transfer import bundle, bundles_out, messages, source_queue
 from mproxy.transfer._small import HERE, make_files, pack_files, read_files
-from mproxy.transfer.bundle import WITH_DATA, BundleAnswer, pack_entry, parse_bundle
+from mproxy.transfer.bundle import ENTRY, WITH_DATA, BundleAnswer, parse_bundle
 from mproxy.transfer.messages import BY_TIME, File, FileKind, MessageType, Result
 from mproxy.transfer.sender import FileSender, SendObserver
 from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.source_queue import Search, SourceQueue
 from mproxy.transfer.tree import leaf, root
-from mproxy.transfer.walk import Walk, find_sources
+from mproxy.transfer.walk import Walk
 from tests.unit.descriptors import open_descriptors
 from tests.unit.test_receiver import Link, Threads, World
 from tests.unit.test_search import Soon
+from tests.walked import find_sources
 
 TIME_NS = 10**18 + 7
 DONE, MADE, WANTED, ALONE = BundleAnswer
+
+
+def pack_entry(kind, flags, mode, mtime_ns, size, name, root):
+    """All of an entry but its contents."""
+    return ENTRY.pack(kind, flags, mode & 0o777, mtime_ns, size, len(name), root) + name
 
 
 def hash_of(data):

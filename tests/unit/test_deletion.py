@@ -20,8 +20,8 @@ from mproxy.transfer.messages import (
     Removed,
 )
 from mproxy.transfer.selection import Selection
-from mproxy.transfer.walk import find_sources
 from tests.unit.joined import Joined
+from tests.walked import find_sources
 
 
 class Person(DeletionObserver):

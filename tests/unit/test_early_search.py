@@ -6,8 +6,8 @@ import pytest
 
 from mproxy.programs.early_search import EarlySearch
 from mproxy.programs.transfer_config import TransferConfig
-from mproxy.transfer.walk import find_sources
 from tests.unit.test_search import Soon, all_of
+from tests.walked import find_sources
 
 
 def told(sources):

@@ -10,7 +10,8 @@ from mproxy.transfer import walk as walking
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.source_queue import AHEAD, AT_ONCE, Search, SourceQueue
-from mproxy.transfer.walk import Walk, find_sources
+from mproxy.transfer.walk import Walk
+from tests.walked import find_sources
 
 WITHIN_S = 30
 FILES = 500  # in a directory

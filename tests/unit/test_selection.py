@@ -7,7 +7,7 @@ import pytest
 from mproxy.ground.errors import UsageError
 from mproxy.programs.send import parse_send
 from mproxy.transfer.selection import Selection
-from mproxy.transfer.walk import find_sources
+from tests.walked import find_sources
 
 
 @pytest.mark.parametrize(("pattern", "fits", "others"), [

@@ -8,8 +8,8 @@ import pytest
 from mproxy.transfer import messages
 from mproxy.transfer.file_names import BadName, check_link
 from mproxy.transfer.messages import HEADER, File, FileKind, MessageType, Result, parse_payload
-from mproxy.transfer.walk import find_sources
 from tests.unit.test_receiver import World, announce, block, end
+from tests.walked import find_sources
 
 TIME_NS = 10**18
 

@@ -6,8 +6,8 @@ import pytest
 
 from mproxy.transfer import messages
 from mproxy.transfer.messages import BY_TIME, File, FileKind, MessageType, Result
-from mproxy.transfer.walk import find_sources
 from tests.unit.test_receiver import World
+from tests.walked import find_sources
 
 TIME_NS = 10**18 + 7
 
