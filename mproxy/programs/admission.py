@@ -16,7 +16,7 @@ from mproxy.policy.crowd import Rank
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.programs.access import check_same_key
 from mproxy.programs.clients import MADE_ROOM, Client
-from mproxy.programs.greeting import ReceptionHost
+from mproxy.programs.guest import ReceptionHost
 from mproxy.programs.twins import check_epoch, check_list, check_twin, unknown_session
 from mproxy.programs.why_ended import ONE_AT_A_TIME, STARTED_ANEW
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mproxy.programs.crew import Crew
     from mproxy.programs.daemons import Daemons
     from mproxy.programs.datagram_targets import DatagramTargets
-    from mproxy.programs.greeting import Guest
+    from mproxy.programs.guest import Guest
 
 
 class Admission(ReceptionHost):

@@ -28,7 +28,7 @@ from mproxy.policy.sources import source_of
 from mproxy.policy.tags import worker_in
 from mproxy.programs.client_board import ClientBoard, Remote, holder_mark, instance_mark
 from mproxy.programs.clients import MADE_ROOM, Clients
-from mproxy.programs.greeting import Elsewhere
+from mproxy.programs.guest import Elsewhere
 from mproxy.service.control import Desk, open_control
 from mproxy.service.merging import Merged
 
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from mproxy.policy.grants import Grant
     from mproxy.programs.access import Access
     from mproxy.programs.clients import Client
-    from mproxy.programs.greeting import Guest, Reception, SocketGuest
+    from mproxy.programs.greeting import Reception
+    from mproxy.programs.guest import Guest, SocketGuest
     from mproxy.service.control import Command, Server
     from mproxy.service.log import Log
 

@@ -16,7 +16,8 @@ from mproxy.ground.config import say_address
 from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.io import heirlooms
 from mproxy.io.bind import open_udp
-from mproxy.programs.greeting import Guest, most_unfinished
+from mproxy.programs.greeting import most_unfinished
+from mproxy.programs.guest import Guest
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode, PacketType
 from mproxy.transport.datagram_config import for_session
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Logger
     from mproxy.io._loop import Loop
     from mproxy.programs.crew import Crew
-    from mproxy.programs.greeting import Elsewhere, Reception
+    from mproxy.programs.greeting import Reception
+    from mproxy.programs.guest import Elsewhere
     from mproxy.transport._detours import Detours
     from mproxy.transport._link import Link
     from mproxy.transport.keying import Keying, LinkKeys

@@ -14,7 +14,8 @@ from mproxy.io import _loop
 from mproxy.policy.crowd import TAG_SHARE, Rank
 from mproxy.policy.sources import FAILURES
 from mproxy.programs import greeting
-from mproxy.programs.greeting import SILENT_US, STEP_US, Reception
+from mproxy.programs.greeting import Reception
+from mproxy.programs.guest import SILENT_US, STEP_US
 from mproxy.programs.link_guest import MOST_QUEUED, LinkDoor
 
 OFFICE, ELSEWHERE = "203.0.113.1", "198.51.100.1"
