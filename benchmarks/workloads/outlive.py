@@ -20,7 +20,7 @@ import select
 import signal
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -109,7 +109,9 @@ def kill_server(group: Group) -> None:
     os.kill((descendants(pid) or [pid])[-1], signal.SIGKILL)
 
 
-def stream_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
+def crowd_cases(bench: Bench, stack: ExitStack, row: str,
+                measure: Callable[[Group, load.Worker, load.Worker], dict[str, float]]) -> Iterator[Case]:
+    """Cases of a row that is measured with STREAMS connections open."""
     for contender in bench.contenders():
         port = free_port()
         server = stack.enter_context(load.Worker(crowd_server, (LOOPBACK, port)))
@@ -117,8 +119,12 @@ def stream_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
         group = bench.start_or_raise(stack, contender, chain)
         client = stack.enter_context(load.Worker(crowd_client, chain.entry))
         _order(client, "open", STREAMS)
-        yield Case(STREAMS_ROW, contender.name, partial(measure_streams, group, server, client),
+        yield Case(row, contender.name, partial(measure, group, server, client),
                    bench.plan.pick(STREAM_KILLS, QUICK_KILLS))
+
+
+def stream_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
+    return crowd_cases(bench, stack, STREAMS_ROW, measure_streams)
 
 
 def measure_streams(group: Group, server: load.Worker, client: load.Worker) -> dict[str, float]:
@@ -136,15 +142,7 @@ def measure_streams(group: Group, server: load.Worker, client: load.Worker) -> d
 
 
 def upgrade_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
-    for contender in bench.contenders():
-        port = free_port()
-        server = stack.enter_context(load.Worker(crowd_server, (LOOPBACK, port)))
-        chain = contender.chain_between(f"{LOOPBACK}:{port}")
-        group = bench.start_or_raise(stack, contender, chain)
-        client = stack.enter_context(load.Worker(crowd_client, chain.entry))
-        _order(client, "open", STREAMS)
-        yield Case(UPGRADE_ROW, contender.name, partial(measure_upgrade, group, server, client),
-                   bench.plan.pick(STREAM_KILLS, QUICK_KILLS))
+    return crowd_cases(bench, stack, UPGRADE_ROW, measure_upgrade)
 
 
 def measure_upgrade(group: Group, server: load.Worker, client: load.Worker) -> dict[str, float]:

@@ -242,8 +242,13 @@ class Guest:
     def _take(self, data: bytes | None) -> None:
         """Bytes have come, or there is room to send."""
         self.begun |= data is not None
+        if self._hear(lambda: self.greeter.feed(data) if data else None) and data and self.greeter.proven:
+            self._wait(STEP_US, "list of streams")
+
+    def _hear(self, read: Callable[[], Hello | None]) -> bool:
+        """Have the greeter `read`, and do what follows from it. True: more has to come."""
         try:
-            hello = self.greeter.feed(data) if data else None
+            hello = read()
             self._send()
         except Probed:
             self.finish(self.greeter.prefix)
@@ -256,10 +261,10 @@ class Guest:
         except OSError:
             self._reception.gave_up(self)
         else:
-            if hello is not None:
-                self._reception.introduced(self, hello)
-            elif data and self.greeter.proven:
-                self._wait(STEP_US, "list of streams")
+            if hello is None:
+                return True
+            self._reception.introduced(self, hello)
+        return False
 
 
 class SocketGuest(Guest):
@@ -338,20 +343,8 @@ class SocketGuest(Guest):
         self.begun = True
         self.spki, self.certificate = spki, certificate
         self._reception.is_known(self)
-        if self.left:
-            return
-        try:
-            hello = self.greeter.take_over(about, secret)
-            self._send()
-        except Elsewhere as where:
-            self.go(where)
-        except PeerError as error:
-            self._reception.refuse(self, error)
-        except OSError:
-            self._reception.gave_up(self)
-        else:
-            if hello is not None:
-                self._reception.introduced(self, hello)
+        if not self.left:
+            self._hear(lambda: self.greeter.take_over(about, secret))
 
     def _place(self, tag: int) -> None:
         if self._is_unplaced and self._reception.placing is not None:

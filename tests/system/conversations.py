@@ -7,7 +7,7 @@ import struct
 import threading
 
 import pytest
-from traffic import Flow, pattern, read_exactly, read_pattern, send_pattern
+from traffic import Flow, pattern, read_exactly, read_pattern, read_to_end, send_pattern
 
 PATIENCE_S = 60
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -160,6 +160,13 @@ def still_joined(app, daemon):
     app.sendall(b"up")
     daemon.sendall(b"down")
     return read_exactly(daemon, 2) == b"up" and read_exactly(app, 4) == b"down"
+
+
+def half_ended(app, daemon, last_words):
+    """Whether the application has everything of a daemon that has ended its direction, and bytes still pass back."""
+    app_has = read_to_end(app)
+    app.sendall(b"its own")
+    return app_has == last_words and read_exactly(daemon, 7) == b"its own"
 
 
 class MixedLoad(threading.Thread):

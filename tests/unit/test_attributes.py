@@ -87,12 +87,6 @@ def test_only_the_users_own(path):
     assert sorted(os.listxattr(path)) == before
 
 
-def bring(world, *data):
-    for one in data:
-        world.link.bring(one)
-        world.threads.work()
-
-
 def announced(packed, kind=FileKind.FILE, index=0, name=b"f"):
     return messages.pack_file(File(index, kind, 0o750, 10**18, 4 if kind == FileKind.FILE else 0, b"i" * 16, name, b"",
                                    0, packed))
@@ -104,7 +98,7 @@ def test_a_file_and_a_directory_arrive(path, tmp_path, taken):
     world = World(tmp_path / "in")
     world.into.takes_attributes = taken
     packed = attributes_at(path)
-    bring(world, announced(packed, FileKind.DIRECTORY, 0, b"d"), announced(packed, index=1),
+    world.bring(announced(packed, FileKind.DIRECTORY, 0, b"d"), announced(packed, index=1),
           block(1, 0, b"data") + end(1, b"data"), messages.pack_bye())
     assert world.outcomes == {b"d": (Result.DONE, ""), b"f": (Result.DONE, "")}
     for name in ("d", "f"):
@@ -128,7 +122,7 @@ def test_what_cannot_be_given_is_named(path, tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "setxattr", fail)
-    bring(world, announced(attributes_at(path)), block(0, 0, b"data") + end(0, b"data"))
+    world.bring(announced(attributes_at(path)), block(0, 0, b"data") + end(0, b"data"))
     code, text = world.outcomes[b"f"]
     assert code == Result.FAILED
     assert text.startswith("extended attribute user.a: Operation not supported")

@@ -115,32 +115,26 @@ def world(tmp_path):
     return World(tmp_path / "in")
 
 
-def bring(world, *data):
-    for one in data:
-        world.link.bring(one)
-        world.threads.work()
-
-
 def test_holes_stay_holes(tmp_path, world, keeps_holes):
     size = 40 * MIB + 12345
     path = sparse_file(tmp_path / "f", size, 5 * MIB + 4 * PAGE_BYTES, 30 * MIB)
     sending = Sending(path)
     assert sending.file.sparse
-    bring(world, messages.pack_file(sending.file))
+    world.bring(messages.pack_file(sending.file))
     (_index, ranges), = world.link.answers(MessageType.WANT)
     parts = list(sending.data(ranges))
     assert sum(map(len, parts)) < 4 * MIB
-    bring(world, *parts)
+    world.bring(*parts)
     assert world.outcomes == {b"f": (Result.DONE, "")}
     assert world.link.answers(MessageType.RESULT)[0].root == root_of(path.read_bytes())
     assert (world.directory / "f").read_bytes() == path.read_bytes()
     assert used(world.directory / "f") < MIB
     again = Sending(path)
     world.receiver, world.link = world.connect()
-    bring(world, messages.pack_file(again.file))
+    world.bring(messages.pack_file(again.file))
     assert world.link.answers(MessageType.WANT) == [(0, ())], "it is there, and compared"
     again.source.compared = True
-    bring(world, list(again.data([(0, 41)]))[-1])
+    world.bring(list(again.data([(0, 41)]))[-1])
     assert world.outcomes == {b"f": (Result.DONE, "")}
 
 
@@ -148,8 +142,8 @@ def test_a_sparse_file_goes_on_where_it_stopped(tmp_path, world, keeps_holes):
     """Goal: of what had arrived holes count, too; where something else has come into one, there are zeros again."""
     path = sparse_file(tmp_path / "f", 20 * MIB, 3 * MIB, 12 * MIB)
     sending = Sending(path)
-    bring(world, messages.pack_file(sending.file))
-    bring(world, *list(sending.data([(0, 20)]))[:3])  # holes, a block, holes
+    world.bring(messages.pack_file(sending.file))
+    world.bring(*list(sending.data([(0, 20)]))[:3])  # holes, a block, holes
     world.link.handler.on_ended(world.link, 1, "gone", False)
     world.threads.work()
     part = world.directory / ".f.mproxy-part"
@@ -161,16 +155,16 @@ def test_a_sparse_file_goes_on_where_it_stopped(tmp_path, world, keeps_holes):
         file.write(b"y" * 5000)
     world.receiver, world.link = world.connect()
     again = Sending(path)
-    bring(world, messages.pack_file(again.file))
+    world.bring(messages.pack_file(again.file))
     (_index, ranges), = world.link.answers(MessageType.WANT)
     assert ranges == ((1, 1), (12, 8))
-    bring(world, *again.data(ranges))
+    world.bring(*again.data(ranges))
     assert world.outcomes == {b"f": (Result.DONE, "")}
     assert (world.directory / "f").read_bytes() == path.read_bytes()
 
 
 def announced(world, size=10 * MIB, sparse=True):
-    bring(world, messages.pack_file(File(0, FileKind.FILE, 0o644, 10**18, size, b"i" * 16, b"f", b"", int(sparse))))
+    world.bring(messages.pack_file(File(0, FileKind.FILE, 0o644, 10**18, size, b"i" * 16, b"f", b"", int(sparse))))
 
 
 @pytest.mark.parametrize("holes", [(0, 10), (9, 1), (0, 0), (1 << 32) - 1, (5, (1 << 32) - 1)])
@@ -178,14 +172,14 @@ def test_holes_that_cannot_be(world, holes):
     """Goal: the last block is never one, nor is what is behind it."""
     first, count = holes if isinstance(holes, tuple) else (holes, 1)
     announced(world)
-    bring(world, messages.pack_holes(0, first, count))
+    world.bring(messages.pack_holes(0, first, count))
     assert world.link.ended
     assert world.outcomes == {}
 
 
 def test_holes_that_were_not_to_come(world):
     announced(world, sparse=False)
-    bring(world, messages.pack_holes(0, 0, 1))
+    world.bring(messages.pack_holes(0, 0, 1))
     assert world.link.ended
 
 
@@ -193,7 +187,7 @@ def test_no_more_holes_than_blocks(world):
     announced(world)
     for _ in range(12):
         if not world.link.ended:
-            bring(world, messages.pack_holes(0, 0, 1))
+            world.bring(messages.pack_holes(0, 0, 1))
     assert world.link.ended
 
 
@@ -202,7 +196,7 @@ def test_holes_that_are_a_lie_are_found_out(world):
     announced(world, size=3 * MIB)
     data = b"d" * MIB
     real = root(leaf(data, 0, False) * 2 + leaf(data, 2, True))
-    bring(world, messages.pack_holes(0, 0, 2), messages.pack_block_header(0, 2, leaf(data, 2, True), MIB) + data,
+    world.bring(messages.pack_holes(0, 0, 2), messages.pack_block_header(0, 2, leaf(data, 2, True), MIB) + data,
           messages.pack_end(0, 3 * MIB, real))
     assert world.outcomes[b"f"][0] == Result.DAMAGED
     assert os.listdir(world.directory) == []
@@ -212,7 +206,7 @@ def test_an_absurd_size_costs_neither_room_nor_much_memory(world):
     announced(world, size=1 << 50)
     assert world.outcomes[b"f"][0] == Result.NO_SPACE
     announced_next = File(1, FileKind.FILE, 0o644, 0, 100 << 30, b"i" * 16, b"g", b"", messages.SPARSE)
-    bring(world, messages.pack_file(announced_next))
+    world.bring(messages.pack_file(announced_next))
     assert used(world.directory / ".g.mproxy-part") == 0
 
 

@@ -89,6 +89,12 @@ class World:
         link.bring(messages.pack_hello())
         return receiver, link
 
+    def bring(self, *data):
+        """Each is brought when everything before it is settled."""
+        for one in data:
+            self.link.bring(one)
+            self.threads.work()
+
     def on_open(self, _receiver):
         """Does nothing here."""
 

@@ -36,13 +36,6 @@ def world(tmp_path, outside):
     return World(tmp_path / "in")
 
 
-def bring(world, *data):
-    """Each is brought when everything before it is settled."""
-    for one in data:
-        world.link.bring(one)
-        world.threads.work()
-
-
 # ---- what is accepted
 
 @pytest.mark.parametrize(("name", "target"), [
@@ -63,27 +56,27 @@ def test_links_that_may_lead_out(name, target):
 # ---- receiving
 
 def test_a_link_arrives_with_its_time(world):
-    bring(world, announce(0, b"d", 0, FileKind.DIRECTORY), link(1, b"d/l", b"../f"))
+    world.bring(announce(0, b"d", 0, FileKind.DIRECTORY), link(1, b"d/l", b"../f"))
     assert world.outcomes[b"d/l"] == (Result.DONE, "")
     assert os.readlink(world.directory / "d" / "l") == "../f"
     assert os.lstat(world.directory / "d" / "l").st_mtime_ns == TIME_NS
 
 
 def test_once_more_is_no_mistake_and_another_is(world):
-    bring(world, link(0, b"l", b"f"), link(1, b"l", b"f"))
+    world.bring(link(0, b"l", b"f"), link(1, b"l", b"f"))
     assert world.outcomes[b"l"] == (Result.DONE, "")
-    bring(world, link(2, b"l", b"g"))
+    world.bring(link(2, b"l", b"g"))
     assert world.outcomes[b"l"][0] == Result.EXISTS
     assert os.readlink(world.directory / "l") == "f"
     world.into._force = True
-    bring(world, link(3, b"l", b"g"))
+    world.bring(link(3, b"l", b"g"))
     assert os.readlink(world.directory / "l") == "g"
     assert os.listdir(world.directory) == ["l"]
 
 
 @pytest.mark.parametrize("target", [b"/etc/passwd", b"../outside/secret", b"d/../../outside"])
 def test_a_link_that_leads_out_is_not_made(world, target):
-    bring(world, link(0, b"l", target))
+    world.bring(link(0, b"l", target))
     assert world.outcomes[b"l"][0] == Result.BAD_NAME
     assert os.listdir(world.directory) == []
 
@@ -91,7 +84,7 @@ def test_a_link_that_leads_out_is_not_made(world, target):
 def test_without_keys_a_link_leads_to_no_hidden_name(tmp_path, outside):
     (tmp_path / "in").mkdir()
     world = World(tmp_path / "in", dots=False)
-    bring(world, link(0, b"l", b".bashrc"), link(1, b"m", b"d/.git/config"), link(2, b"n", b"./f"))
+    world.bring(link(0, b"l", b".bashrc"), link(1, b"m", b"d/.git/config"), link(2, b"n", b"./f"))
     assert [world.outcomes[name][0] for name in (b"l", b"m", b"n")] == [
         Result.BAD_NAME, Result.BAD_NAME, Result.DONE]
 
@@ -103,13 +96,13 @@ def test_nothing_is_written_through_a_link(world, outside, force):
     world.into._force = force
     (world.directory / "out").symlink_to(outside)
     (world.directory / "d").mkdir()
-    bring(world, link(0, b"in", b"d"), announce(1, b"in/f"), announce(2, b"out/f"),
+    world.bring(link(0, b"in", b"d"), announce(1, b"in/f"), announce(2, b"out/f"),
           announce(3, b"in/d", 0, FileKind.DIRECTORY), announce(4, b"out/d", 0, FileKind.DIRECTORY),
           link(5, b"out/l", b"x"), second_name(6, b"out/s", b"f"), announce(7, b"in", 0, FileKind.DIRECTORY),
           announce(8, b"out", 0, FileKind.DIRECTORY))
     assert world.outcomes.pop(b"in")[0] == Result.BAD_NAME  # the last answer: it is a link, not a directory
     assert {code for code, _text in world.outcomes.values()} == {Result.BAD_NAME}
-    bring(world, messages.pack_bye())  # directories get their times
+    world.bring(messages.pack_bye())  # directories get their times
     assert os.listdir(outside) == ["secret"]
     assert os.listdir(world.directory / "d") == []
 
@@ -118,11 +111,11 @@ def test_a_directory_that_becomes_a_link(world, outside):
     """Goal: whoever replaces a directory in mid-transfer, what is announced below it goes nowhere else, and the times
     that directories get at the end are not those of what the link leads to."""
     before = outside.stat().st_mtime_ns
-    bring(world, announce(0, b"d", 0, FileKind.DIRECTORY), link(1, b"d", b"x"))
+    world.bring(announce(0, b"d", 0, FileKind.DIRECTORY), link(1, b"d", b"x"))
     assert world.outcomes[b"d"][0] == Result.EXISTS
     (world.directory / "d").rmdir()
     (world.directory / "d").symlink_to(outside)
-    bring(world, announce(2, b"d/f"), messages.pack_result(2, Result.CHANGED), messages.pack_bye())
+    world.bring(announce(2, b"d/f"), messages.pack_result(2, Result.CHANGED), messages.pack_bye())
     assert world.outcomes[b"d/f"][0] == Result.BAD_NAME
     assert os.listdir(outside) == ["secret"]
     assert outside.stat().st_mtime_ns == before
@@ -133,9 +126,9 @@ def test_a_file_in_the_place_of_a_link(world, outside, force):
     """Goal: with --force the link is replaced; what it leads to never is."""
     world.into._force = force
     (world.directory / "f").symlink_to(outside / "secret")
-    bring(world, announce(0, b"f"))
+    world.bring(announce(0, b"f"))
     if force:
-        bring(world, block(0, 0, b"data") + end(0, b"data"))
+        world.bring(block(0, 0, b"data") + end(0, b"data"))
         assert (world.directory / "f").read_bytes() == b"data"
     assert world.outcomes[b"f"][0] == (Result.DONE if force else Result.EXISTS)
     assert (outside / "secret").read_bytes() == b"ours"
@@ -144,18 +137,18 @@ def test_a_file_in_the_place_of_a_link(world, outside, force):
 # ---- further names
 
 def arrive(world, index, name, data=b"data"):
-    bring(world, announce(index, name, len(data)), block(index, 0, data) + end(index, data))
+    world.bring(announce(index, name, len(data)), block(index, 0, data) + end(index, data))
 
 
 def test_a_second_name(world):
     arrive(world, 0, b"f")
-    bring(world, second_name(1, b"g", b"f"), second_name(2, b"h", b"f"),
+    world.bring(second_name(1, b"g", b"f"), second_name(2, b"h", b"f"),
           end(1, b"data"), end(2, b"data"))
     assert world.link.answers(MessageType.WANT)[1:] == [(1, ()), (2, ())]
     status = (world.directory / "f").stat()
     assert status.st_nlink == 3
     assert all((world.directory / name).stat().st_ino == status.st_ino for name in "gh")
-    bring(world, second_name(3, b"g", b"f"), end(3, b"data"))
+    world.bring(second_name(3, b"g", b"f"), end(3, b"data"))
     assert {code for code, _text in world.outcomes.values()} == {Result.DONE}
     assert (world.directory / "f").stat().st_nlink == 3
 
@@ -164,8 +157,8 @@ def test_a_second_name_of_something_else_is_a_file_of_its_own(world):
     """Goal: who does not know the contents gets no name for a file that is here."""
     (world.directory / "ours").write_bytes(b"ours")
     (world.directory / "ours").chmod(0o600)
-    bring(world, second_name(0, b"g", b"ours"), end(0, b"data"))
-    bring(world, block(0, 0, b"data") + end(0, b"data"))
+    world.bring(second_name(0, b"g", b"ours"), end(0, b"data"))
+    world.bring(block(0, 0, b"data") + end(0, b"data"))
     assert world.outcomes[b"g"] == (Result.DONE, "")
     assert (world.directory / "g").read_bytes() == b"data"
     assert (world.directory / "ours").read_bytes() == b"ours"
@@ -179,7 +172,7 @@ def test_a_second_name_of_something_outside(world, outside, first):
     (world.directory / "d").mkdir()
     (world.directory / "link").symlink_to(outside / "secret")
     (world.directory / "out").symlink_to(outside)
-    bring(world, second_name(0, b"g", first), block(0, 0, b"ours") + end(0, b"ours"))
+    world.bring(second_name(0, b"g", first), block(0, 0, b"ours") + end(0, b"ours"))
     assert world.outcomes[b"g"] == (Result.DONE, "")
     assert (outside / "secret").stat().st_nlink == 1
     assert (world.directory / "g").stat().st_nlink == 1
@@ -193,9 +186,9 @@ def test_where_there_are_no_hard_links(world, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(present, "link_open", fail)
-    bring(world, second_name(1, b"g", b"f"), end(1, b"data"))
+    world.bring(second_name(1, b"g", b"f"), end(1, b"data"))
     assert world.link.answers(MessageType.WANT)[1:] == [(1, ()), (1, ((0, 1),))]
-    bring(world, block(1, 0, b"data") + end(1, b"data"))
+    world.bring(block(1, 0, b"data") + end(1, b"data"))
     assert world.outcomes[b"g"] == (Result.DONE, "")
     assert (world.directory / "g").stat().st_nlink == 1
 

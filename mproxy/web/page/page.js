@@ -3,7 +3,7 @@
 import { lines, timeline } from "./charts.js";
 import { Detail } from "./detail.js";
 import { Streams } from "./streams.js";
-import { Table, text } from "./tables.js";
+import { Table, endButton, text } from "./tables.js";
 import * as words from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -82,13 +82,8 @@ const sessionCell = (cell) => {
 };
 
 const endCell = (cell) => {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "danger";
-  button.textContent = "End…";
-  cell.append(button);
   let shown;
-  button.addEventListener("click", () => askToKill(shown.key));
+  const button = endButton(cell, () => askToKill(shown.key));
   return (row) => {
     shown = row;
     const gone = !row.session || row.state === "ended";

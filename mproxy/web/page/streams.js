@@ -1,6 +1,6 @@
 // The streams of the session that is looked at: asked for once a second, as long as somebody looks.
 
-import { Table, text } from "./tables.js";
+import { Table, endButton, text } from "./tables.js";
 import * as words from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -20,13 +20,8 @@ export class Streams {
     this.asking = false;
     this.sent = new Map(); // stream -> [bytes, when]: what its rate is made of
     const endCell = (cell) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.className = "danger";
-      button.textContent = "End…";
-      cell.append(button);
       let shown;
-      button.addEventListener("click", () => onKill(this.key, shown.stream));
+      const button = endButton(cell, () => onKill(this.key, shown.stream));
       return (row) => {
         shown = row;
         button.setAttribute("aria-label", `End stream ${row.stream}…`);

@@ -152,6 +152,17 @@ function compare(a, b) {
   return typeof a === "string" && typeof b === "string" ? a.localeCompare(b) : a < b ? -1 : 1;
 }
 
+// The button at the end of a row whose click asks whether that is to be ended.
+export const endButton = (cell, onClick) => {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "danger";
+  button.textContent = "End…";
+  cell.append(button);
+  button.addEventListener("click", onClick);
+  return button;
+};
+
 // A cell with the text that `say` makes of a row; the whole of it on hovering, as it may be cut.
 export const text = (say) => (cell) => (row) => {
   const words = String(say(row) ?? "");
