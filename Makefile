@@ -143,7 +143,7 @@ distclean: clean  ## remove the virtual environment too
 
 .PHONY: help
 help:  ## this list
-	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-10s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 
 # A failed or interrupted step leaves no stamp behind, so the next make takes it up again.
 .DELETE_ON_ERROR:

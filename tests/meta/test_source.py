@@ -72,3 +72,11 @@ def test_texts_speak_of_the_project_alone():
     wrong = [f"{relative(path)}:{number}: {found[0]!r}" for path in TEXTS
              for number, line in enumerate(path.read_text().split("\n"), 1) if (found := FOREIGN_WORDS.search(line))]
     assert not wrong, "\n".join(wrong)
+
+
+def test_make_help_lists_every_goal():
+    makefile = (ROOT / "Makefile").read_text()
+    goals = set(" ".join(re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)).split())
+    told = subprocess.run(["make", "--silent", "help", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True,
+                          text=True, check=True).stdout
+    assert {line.split()[1] for line in told.splitlines()} == goals
