@@ -6,11 +6,19 @@ import struct
 import pytest
 
 from mproxy.transfer import messages, zstd
-from mproxy.transfer.bundle import WITH_DATA, WITH_OTHER, BundleAnswer, pack_entry
+from mproxy.transfer.bundle import WITH_DATA, WITH_OTHER, BundleAnswer
 from mproxy.transfer.messages import HEADER, MessageType, Result
 from mproxy.transfer.squeezer import Squeezer
 from tests.unit.joined import Joined
-from tests.unit.test_bundles import TIME_NS, directory_entry, file_entry, give, hash_of, world  # noqa: F401
+from tests.unit.test_bundles import (  # noqa: F401
+    TIME_NS,
+    directory_entry,
+    file_entry,
+    give,
+    hash_of,
+    pack_entry,
+    world,
+)
 
 DONE, MADE, WANTED, ALONE = BundleAnswer
 LINK, FILE = messages.FileKind.LINK, messages.FileKind.FILE
