@@ -24,7 +24,7 @@ cdef enum:
     AFTER_BYTES = 8       # of a parcel, before its frames
     MOST_FRAMES = 14      # of one parcel
     LEAST_PAYLOAD = 64    # of a packet's rest that is worth a frame
-    FIRST_RECORDS = 32    # places at the start: MOST_FRAMES fit
+    FIRST_RECORDS = 256   # places at the start
     DATAGRAM_BYTES = 8192  # most of datagrams in one parcel
 
 

@@ -7,9 +7,7 @@ from mproxy.ground._ranges cimport (
 
 
 cdef enum:
-    FIRST_RING_BYTES = 262144  # what an application may write while nothing is known of the path, but
-    FIRST_PART = 64            # at most one part in this many of what the ring may grow to; and
-    LEAST_RING_BYTES = 16384   # not less than this: sessions have no bulk here, and in time touch all of it
+    FIRST_RING_BYTES = 262144  # what an application may write while nothing is known of the path
 
 
 cdef void outflow_init(Outflow *flow, uint32_t most) noexcept nogil:
@@ -130,8 +128,7 @@ cdef uint32_t outflow_room(Outflow *flow) noexcept nogil:
     if flow.finished:
         return 0
     if flow.ring.capacity == 0:
-        ring_reserve(&flow.ring, min(max(flow.most // FIRST_PART, <uint32_t>LEAST_RING_BYTES),
-                                     min(flow.most, <uint32_t>FIRST_RING_BYTES)), NULL)
+        ring_reserve(&flow.ring, FIRST_RING_BYTES if FIRST_RING_BYTES < flow.most else flow.most, NULL)
     elif flow.sent == flow.ring.tail and 2 * ring_used(&flow.ring) > flow.ring.capacity < flow.most:
         ring_reserve(&flow.ring, 2 * flow.ring.capacity, NULL)
     return ring_free(&flow.ring) if flow.ring.capacity > 0 else 0
