@@ -212,6 +212,8 @@ class Cproxy(EndpointObserver, DialObserver):
         self._doubt_at = self._crowd.loop.now()
         self._dialer.start()
 
+    on_denied = on_suspect
+
     def on_revived(self, endpoint: Endpoint) -> None:
         self._crowd.count(1)
 

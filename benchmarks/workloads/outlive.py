@@ -27,7 +27,7 @@ from pathlib import Path
 
 from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
-from harness.contenders import HAPROXY, MPROXY, MPROXY_TLS, MPROXY_UNKEPT, NGINX, SSH
+from harness.contenders import HAPROXY, MPROXY, MPROXY_DATAGRAM, MPROXY_TLS, MPROXY_UNKEPT, NGINX, SSH
 from harness.crowd import crowd_client, crowd_server
 from harness.places import LOOPBACK, free_port
 from harness.process import Group, descendants
@@ -189,7 +189,7 @@ def own_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
-_KEPT = (MPROXY, MPROXY_TLS)
+_KEPT = (MPROXY, MPROXY_TLS, MPROXY_DATAGRAM)
 _BESIDE = (MPROXY, MPROXY_UNKEPT)
 
 WORKLOADS = (

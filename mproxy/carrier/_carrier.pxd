@@ -59,6 +59,7 @@ cdef class Carrier:
     cdef bint holding          # bulk waits for room; `work` is queued when it is time to ask again
     cdef bint over             # nothing will be received or sent any more
     cdef str why               # why it is over, for the log
+    cdef bint denied           # the peer may have forgotten the connection; whoever has seen that takes the mark away
     cdef bint moved            # to another address: the peer, or a client; whoever has seen that takes the mark away
 
     cdef void begin(self, Work *work) noexcept

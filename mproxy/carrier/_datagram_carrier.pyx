@@ -169,6 +169,11 @@ cdef class DatagramCarrier(Carrier):
         cdef Path path = self.link.connection.path
         path.trusted = self.judge(pair_of(&path.candidate)[0])
 
+    def deny(self):
+        """The peer may not know the connection any more."""
+        self.denied = True
+        self.wake_endpoint()
+
     def lose(self, str why not None):
         """It is over, and the endpoint will see that."""
         self.end(why)
@@ -194,6 +199,9 @@ class Liveliness(LinkHandler):
 
     def on_address_asked(self, _link):
         self._carrier.seen_elsewhere()
+
+    def on_unknown(self, _link):
+        self._carrier.deny()
 
     def on_read_ended(self, _link):
         self._carrier.lose("closed by the peer")

@@ -271,6 +271,9 @@ cdef class Endpoint:
         if self.carrier is not None and self.carrier.moved:
             self.carrier.moved = False
             self.tell(self.observer.on_moved, (self,))
+        if self.carrier is not None and self.carrier.denied:
+            self.carrier.denied = False
+            self.tell(self.observer.on_denied, (self,))
         self.read_apps()
         self.write_carrier()
         if self.apps.ready.first != NULL or self.unopened or self.session.streams.has_space() or (
@@ -283,11 +286,8 @@ cdef class Endpoint:
         cost_end(&self.cost, self.session.moved_bytes(), self.loop.now_us, self.loop.slow_count(),
                  self.loop.undisturbed())
         self.work.slow = self.cost.slow
-        if self.carrier is not None:
-            if self.cost.long_pump or (self.cost.slow and self.loop.slow_count() > CROWD):
-                self.carrier.bound(True)
-            elif not self.cost.slow:
-                self.carrier.bound(False)
+        if self.carrier is not None and (self.cost.long_pump or not self.cost.slow or self.loop.slow_count() > CROWD):
+            self.carrier.bound(self.cost.long_pump or self.cost.slow)
 
     cdef bint carrier_can_go_on(self) noexcept:
         """Whether there is more to receive or to send, and nothing to wait for."""

@@ -20,6 +20,9 @@ class EndpointObserver:
     def on_suspect(self, endpoint: Endpoint) -> None:
         """Nothing has been heard on the carrier for too long."""
 
+    def on_denied(self, endpoint: Endpoint) -> None:
+        """cproxy: who is at sproxy's address says that he does not know the carrier. Nothing proves it."""
+
     def on_stuck(self, endpoint: Endpoint, certain: bool) -> None:
         """Small packets pass, full ones get lost: certainly, or perhaps."""
 

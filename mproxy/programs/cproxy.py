@@ -281,6 +281,13 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """Nothing was heard for two heartbeats, or an application's byte was not answered."""
         self._reconnect.doubt("nothing heard for too long")
 
+    def on_denied(self, endpoint: Endpoint) -> None:
+        """sproxy's worker may be another one: on another carrier it says at once what it has."""
+        if endpoint.attached:
+            self._reconnect.doubt("sproxy does not know the carrier any more")
+        else:
+            self._reconnect.hurry()
+
     def on_stuck(self, endpoint: Endpoint, certain: bool) -> None:
         """Full packets get lost: the next carrier uses smaller ones; if that is not certain, after a second sign."""
         addresses = endpoint.addresses()

@@ -154,6 +154,8 @@ class Goodbye(EndpointObserver, DialObserver):
         """What follows WELCOME is late."""
         self.on_lost(endpoint, "")
 
+    on_denied = on_suspect
+
     def _finish(self) -> None:
         self.exit_status = 0
         self._dialer.close(self._loop.stop)

@@ -88,6 +88,7 @@ cdef class Connection:
     cpdef void sent_off(self, bint left, int64_t now) noexcept
     cpdef void excuse(self, int64_t late_us, int64_t now) noexcept
     cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept
+    cdef bint is_denied(self, const uint8_t *packet, uint32_t length, const PeerAddress *source) noexcept
     cdef void poll_event(self, ConnectionEvent *event) noexcept
     # commands
     cdef void connect(self, const PeerAddress *to, int64_t now) noexcept

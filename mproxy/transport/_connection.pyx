@@ -13,14 +13,16 @@ cimport cython
 from libc.string cimport memcpy, strlen
 
 from mproxy._ring cimport iovec, ring_space, ring_view
-from mproxy._wire cimport get16, put16
+from mproxy._wire cimport get16, get64, put16
 from mproxy.ground._clock cimport NEVER
 from mproxy.transport._acks cimport acks_sent, acks_write
 from mproxy.transport._channel cimport Channel, Taken, Transmit
 from mproxy.transport._inflow cimport Inflow, inflow_consume, inflow_done, inflow_should_tell
 from mproxy.transport._mtu cimport mtu_too_big
 from mproxy.transport._outflow cimport outflow_acked, outflow_blocked, outflow_done, outflow_end, outflow_room
-from mproxy.transport._packet cimport PACKET_HEADER_BYTES, ControlType, EndCode, PacketType, PeerAddress, packet_type
+from mproxy.transport._packet cimport (
+    PACKET_HEADER_BYTES, ControlType, EndCode, PacketType, PeerAddress, packet_type, same_address,
+)
 from mproxy.transport._path cimport Path
 from mproxy.transport._rtt cimport FIRST_RTO_US
 from mproxy.transport._setup cimport SetUp, SetUpNews
@@ -175,6 +177,11 @@ cdef class Connection:
             p += each
             length -= each
         self.receive(p, length, at, now)
+
+    cdef bint is_denied(self, const uint8_t *packet, uint32_t length, const PeerAddress *source) noexcept:
+        """Whether an UNKNOWN is about what we send now, and from where that goes."""
+        return self.state == ConnectionState.OPEN and self.setup.active and self.setup.is_intact(packet, length) and (
+            get64(packet + 20) == self.channel.remote_id and same_address(source, &self.path.peer))
 
     cdef void take_setup(self, const uint8_t *packet, uint32_t length, int64_t now) noexcept:
         """A packet that is not DATA."""

@@ -32,6 +32,7 @@ cdef enum:
     SENT_A_TURN = 1048576    # by one connection before others get their turn
     SOCKET_BYTES = 8388608   # socket buffers asked for
     FULL_US = 500000         # from one report that there is no room to the next
+    UNKNOWN_US = 1000000     # from one report that the peer does not know the connection to the next
     SINGLY_US = 10000000     # how long a device counts as unable to cut trains: the route may change
 
 
@@ -68,6 +69,7 @@ cdef class DatagramEndpoint:
     cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, bint sent_on,
                        int64_t now) noexcept
     cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source, int64_t now) noexcept
+    cdef void deny(self, const uint8_t *packet, uint32_t length, const PeerAddress *source, int64_t now) noexcept
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept

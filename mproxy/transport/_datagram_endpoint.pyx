@@ -221,13 +221,27 @@ cdef class DatagramEndpoint:
         while offset < end:
             length = min(slot.segment, end - offset)
             result = ListenResult.DROP
-            if self.listener is not None and not self.is_full(slot.data + offset, length, now):
+            if self.listener is None:
+                self.deny(slot.data + offset, length, source, now)
+            elif not self.is_full(slot.data + offset, length, now):
                 result = self.listener.receive(slot.data + offset, length, source, now, &reply)
             if result == ListenResult.ANSWER:
                 self.answer(&reply, slot, source)
+                if packet_type(slot.data + offset, length) == PacketType.DATA:
+                    return  # once for all of a train
             elif result == ListenResult.ACCEPT:
                 self.accept(&reply, slot, now)
             offset += length
+
+    cdef void deny(self, const uint8_t *packet, uint32_t length, const PeerAddress *source, int64_t now) noexcept:
+        """Take an UNKNOWN: a connection that we have dialled may have died with the peer's process."""
+        cdef Link link
+        if packet_type(packet, length) != PacketType.UNKNOWN:
+            return
+        for link in list(self.links.all.values()):
+            if now >= link.unknown_at and link.connection.is_denied(packet, length, source):
+                link.unknown_at = now + UNKNOWN_US
+                link.tell(partial(link.handler.on_unknown, link))
 
     cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
         """Whether there is no room for it, or no time: then an ACK, whose cookie is good for once, is left unheard."""

@@ -49,6 +49,9 @@ cdef enum:
     MOST_ROUTING_BITS = 6
     ROUTED_EVERY_US = 500  # SYNs for which it is asked who is to have them: 2,000 a second; for others it is guessed
     ROUTED_BURST = 1024  # after a pause
+    DENIED_EVERY_US = 1000  # packets of no connection that are answered: 1,000 a second, less bytes than they have
+    DENIED_BURST = 256   # after a pause: all clients of a process that has died
+    DENIED_LEAST = 44    # bytes of a sealed packet, at least
 
 
 cdef enum ListenResult:
@@ -113,6 +116,7 @@ cdef class Listener:
     cdef Options options               # offered to every client
     cdef Routing routing               # None: there is one worker alone
     cdef int64_t routed_at             # when the next SYN may ask `routing.choose`, if not in advance
+    cdef int64_t denied_at             # when the next packet of no connection may be answered, if not in advance
     cdef Used *used                    # REMEMBERED ids
     cdef int64_t *shares               # SHARES, by source: when its next connection is due
     cdef readonly uint64_t syns        # SYNs answered
@@ -120,6 +124,7 @@ cdef class Listener:
     cdef readonly uint64_t refused     # ACKs refused: cookie wrong, too old or used; or too many at once
 
     cdef int receive(self, const uint8_t *p, uint32_t length, const PeerAddress *at, int64_t now, Reply *out) noexcept
+    cdef bint deny(self, const uint8_t *packet, uint32_t length, int64_t now, Reply *out) noexcept
     cdef uint32_t answer_syn(self, const uint8_t *packet, const PeerAddress *source, int64_t now, uint8_t *out) noexcept
     cdef bint check_ack(self, const uint8_t *packet, const PeerAddress *source, int64_t now, Accepted *out) noexcept
     cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time,

@@ -7,7 +7,7 @@ from mproxy._wire cimport get16, get32, get64, put32, put64
 from mproxy.ground._siphash cimport siphash24
 from mproxy.transport._inflow cimport first_window
 from mproxy.transport._packet cimport (
-    BASE_PACKET_BYTES, CRC_BYTES, DATAGRAM_VERSION, MAX_HANDSHAKE_BYTES, PACKET_HEADER_BYTES, Header,
+    BASE_PACKET_BYTES, CRC_BYTES, DATAGRAM_VERSION, MAX_HANDSHAKE_BYTES, MIN_PACKET_BYTES, PACKET_HEADER_BYTES, Header,
     PacketType, crc32c, get_header, packet_type, put_header,
 )
 
@@ -95,6 +95,8 @@ cdef class Listener:
         """Take a packet that belongs to no connection; returns a ListenResult."""
         cdef uint32_t control_bytes, end
         cdef int kind = packet_type(p, length)
+        if kind == PacketType.DATA:
+            return ListenResult.ANSWER if self.deny(p, length, now, out) else ListenResult.DROP
         if kind != PacketType.SYN and kind != PacketType.ACK:
             return ListenResult.DROP
         control_bytes = get16(p + 2)
@@ -114,6 +116,22 @@ cdef class Listener:
             return ListenResult.DROP
         self.accepted += 1
         return ListenResult.ACCEPT
+
+    cdef bint deny(self, const uint8_t *packet, uint32_t length, int64_t now, Reply *out) noexcept:
+        """Answer a packet whose connection has died with a process, so that its peer need not wait for silence. Nothing
+        proves the answer but that it knows the id: it makes the peer look, not give up."""
+        cdef Header header
+        if not self.options.flags & OptionFlag.SEALED or length < DENIED_LEAST or (
+                self.denied_at > now + DENIED_BURST * DENIED_EVERY_US):
+            return False
+        self.denied_at = max(self.denied_at, now) + DENIED_EVERY_US
+        memset(&header, 0, sizeof(header))
+        header.type = PacketType.UNKNOWN
+        header.offset = get64(packet + 4)
+        put_header(out.answer, &header)
+        put32(out.answer + PACKET_HEADER_BYTES, crc32c(0, out.answer, PACKET_HEADER_BYTES))
+        out.answer_bytes = MIN_PACKET_BYTES
+        return True
 
     cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time,
                          int worker) noexcept:

@@ -24,6 +24,7 @@ cpdef enum PacketType:
     ACK = 3        # active side shows the cookie; carries the first handshake message, if there is one
     HANDSHAKE = 4  # the other handshake messages, in turns
     DATA = 5       # everything after: control messages, bytes of the stream
+    UNKNOWN = 6    # answer of who listens to DATA of no connection of his: its destination id is in the place of offset
 
 
 cpdef enum PacketFlag:
@@ -111,7 +112,7 @@ cdef inline bint same_address(const PeerAddress *one, const PeerAddress *other) 
 
 cdef inline int packet_type(const uint8_t *packet, uint32_t length) noexcept nogil:
     """A PacketType, or 0: this is not a packet of ours."""
-    return packet[0] if length >= MIN_PACKET_BYTES and 1 <= packet[0] <= 5 else 0
+    return packet[0] if length >= MIN_PACKET_BYTES and 1 <= packet[0] <= 6 else 0
 
 cdef inline uint64_t packet_id(const uint8_t *packet) noexcept nogil:
     """The connection a packet (of MIN_PACKET_BYTES at least) is for."""

@@ -35,6 +35,10 @@ class LinkHandler:
     def on_address_asked(self, link: Link) -> None:
         """The peer has asked whether we are where it sees us now."""
 
+    def on_unknown(self, link: Link) -> None:
+        """Whoever is where the peer was says that he does not know the connection: the process may be another one.
+        Nothing proves it. Told at most once in UNKNOWN_US, on the active side."""
+
     def on_ended(self, link: Link, code: int, reason: str, local: bool) -> None:
         """It is over; `local`: because of this side. Nothing follows."""
 

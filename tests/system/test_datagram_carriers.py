@@ -7,6 +7,7 @@ import socket
 import time
 from subprocess import PIPE
 
+import mortal
 import pytest
 from asking import ask, session_of
 from capture import Capture, is_to
@@ -204,6 +205,19 @@ def test_workers_may_die(pair, joined, who):
     pair.sproxy.event("resumed")
     going.goes_on(more=1000)
     going.finish()
+
+
+def test_who_takes_over_says_so(pair):
+    """Goal: cproxy does not have to wait for silence when sproxy's worker is another one: that one's answer makes it
+    dial."""
+    pair.echo()
+    pair.start(cproxy=[*DATAGRAM, "--heartbeat", "1m", "--log-level", "debug"])
+    app = echoed(pair)
+    mortal.kill_worker(pair.sproxy)
+    app.sendall(b"again")
+    assert read_exactly(app, 5) == b"again"
+    assert pair.cproxy.event("in-doubt")["why"] == "sproxy does not know the carrier any more"
+    assert pair.cproxy.event("resumed")["session"] == pair.cproxy.event("connected")["session"]
 
 
 def test_a_goodbye_arrives(pair, joined):

@@ -51,7 +51,7 @@ def test_header_has_the_layout_of_the_page():
         5, 3, 0x0102, 0x1112131415161718, 0x2122232425262728, 0x3132333435363738)
 
 
-@pytest.mark.parametrize("packet", [b"", bytes(31), bytes(32), b"\x06" + bytes(40), b"\x05" + bytes(30)])
+@pytest.mark.parametrize("packet", [b"", bytes(31), bytes(32), b"\x07" + bytes(40), b"\x05" + bytes(30)])
 def test_what_is_no_packet(packet):
     with pytest.raises(ValueError, match="not a packet"):
         unpack_header(packet)
