@@ -1,6 +1,6 @@
 """What sproxy notes of a client for its next worker, beside the session's own state.
 
-    version flags tags   1 byte each; flags: 1 --stdio, 2 resumed, 4 the place is the key's
+    version flags tags   1 byte each; flags: 1 --stdio, 2 resumed, 4 the place is the key's, 8 the carrier is over UDP
     instance id          16 bytes
     began, lost, away    8 bytes each: microseconds of the loop's clock; 0: it has a carrier, it is not away
     outages              how many (4 bytes), the longest, all together, bytes sent again (8 bytes each)
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # A client without a certificate, or without places, is noted as builds do that know none.
 VERSION, WITHOUT_CERTIFICATE, WITHOUT_PLACES = 3, 2, 1
-STDIO, RESUMED, KEYS_PLACE = 1, 2, 4
+STDIO, RESUMED, KEYS_PLACE, OVER_UDP = 1, 2, 4, 8
 HEAD = struct.Struct("=BBB16s3QI3Q")
 CHECK = struct.Struct("=I")
 PLACE = struct.Struct("=B3I")
@@ -52,12 +52,13 @@ class ClientRecord:
     """One client's. Times as in `Client`; None: there is none."""
 
     __slots__ = ("away_at", "began_at", "certificate", "holder", "host", "instance_id", "longest_us", "lost_at",
-                 "outages", "peer", "places", "resent_bytes", "resumed", "spki", "stdio", "tags", "total_us")
+                 "outages", "over_udp", "peer", "places", "resent_bytes", "resumed", "spki", "stdio", "tags",
+                 "total_us")
 
     def __init__(self, *, spki: bytes, instance_id: bytes, host: str, peer: str, holder: bytes | str, stdio: bool,
                  resumed: bool, tags: Sequence[int], began_at: int, lost_at: int | None, away_at: int | None,
                  outages: int, longest_us: int, total_us: int, resent_bytes: int,
-                 places: Sequence[PlaceSocket] = (), certificate: bytes = b"") -> None:
+                 places: Sequence[PlaceSocket] = (), certificate: bytes = b"", over_udp: bool = False) -> None:
         self.spki = spki
         self.certificate = certificate  # empty: none
         self.instance_id = instance_id
@@ -72,10 +73,12 @@ class ClientRecord:
         self.longest_us, self.total_us = longest_us, total_us  # without it
         self.resent_bytes = resent_bytes
         self.places = list(places)
+        self.over_udp = over_udp
 
     def encode(self) -> bytes:
         """The record."""
-        flags = STDIO * self.stdio | RESUMED * self.resumed | KEYS_PLACE * isinstance(self.holder, bytes)
+        flags = STDIO * self.stdio | RESUMED * self.resumed | KEYS_PLACE * isinstance(self.holder, bytes) | (
+            OVER_UDP * self.over_udp)
         holder = self.holder if isinstance(self.holder, str) else ""
         version = VERSION if self.certificate else WITHOUT_CERTIFICATE if self.places else WITHOUT_PLACES
         parts = [HEAD.pack(version, flags, len(self.tags), self.instance_id, self.began_at, self.lost_at or 0,
@@ -122,7 +125,7 @@ def decode_record(data: bytes) -> ClientRecord:
         spki=spki, instance_id=instance_id, host=host, peer=peer, holder=spki if flags & KEYS_PLACE else holder,
         stdio=bool(flags & STDIO), resumed=bool(flags & RESUMED), tags=tags, began_at=began_at,
         lost_at=lost_at or None, away_at=away_at or None, outages=outages, longest_us=longest_us, total_us=total_us,
-        resent_bytes=resent_bytes, places=places, certificate=certificate)
+        resent_bytes=resent_bytes, places=places, certificate=certificate, over_udp=bool(flags & OVER_UDP))
 
 
 def understands(data: bytes) -> bool:

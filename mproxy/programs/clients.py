@@ -96,7 +96,7 @@ class Client:
             stdio=self.stdio, resumed=self.resumed, tags=self.tags, began_at=self.began_at, lost_at=self.lost_at,
             away_at=outages.began_at, outages=outages.count, longest_us=outages.longest_us, total_us=outages.total_us,
             resent_bytes=outages.resent_bytes,
-            certificate=self.certificate,
+            certificate=self.certificate, over_udp=self.endpoint.carrier is not None and self.endpoint.carrier.pulls,
             places=[*self.kept_places, *(each for place in self.places.values() for each in place.memory())])
         keep_record(self.endpoint.session, record.encode(), pack_history(outages.history()))
         if self.on_note is not None:

@@ -30,6 +30,7 @@ class Heirs:
     def __init__(self, loop: Loop, config: SessionConfig, observer: EndpointObserver,
                  history_of: Callable[[int, bytes], History]) -> None:
         self.clients: list[tuple[Client, int]] = []  # in the order in which they began, and how many streams each lost
+        self.linked: list[str] = []  # where those are (HOST:PORT) that had a carrier of datagrams
         self.over: list[Client] = []  # whose sessions were being ended when the worker died
         self.condemned: list[tuple[str, ClientRecord]] = []  # sessions that were ended: workers crashed in their turns
         self.nameless = 0  # sessions of which it cannot be told whose they are; they are ended
@@ -62,6 +63,8 @@ class Heirs:
                 self.over.append(client)
             else:
                 self.clients.append((client, lost))
+                if record.over_udp and record.lost_at is None:
+                    self.linked.append(record.peer)
 
     def _endpoint(self, number: int) -> tuple[Endpoint, int]:
         endpoint = Endpoint(self._loop, inherit(self._config, number, self._loop.now()), self._observer)

@@ -14,7 +14,9 @@ from functools import partial
 from mproxy.carrier._datagram_carrier import DatagramCarrier, is_busy, leave_link
 from mproxy.ground.config import say_address
 from mproxy.ground.errors import MproxyError, PeerError
+from mproxy.ground.words import parse_host_port
 from mproxy.io import heirlooms
+from mproxy.io._socket import Target
 from mproxy.io.bind import open_udp
 from mproxy.programs.greeting import most_unfinished
 from mproxy.programs.guest import Guest
@@ -27,6 +29,7 @@ from mproxy.transport.observers import DatagramObserver, LinkHandler
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger
@@ -53,6 +56,9 @@ RECEIVE_BYTES = 65536
 # first, so that of ten thousand that come at once the first are served before they give up. The others ask again, which
 # costs next to nothing.
 MOST_QUEUED = 32
+
+# Peers of a worker that died that are told so at once.
+MOST_DISOWNED = 256
 
 
 # Where an id is in a packet (mproxy/transport/_packet.pxd).
@@ -135,6 +141,16 @@ class LinkDoor(DatagramObserver):
                 detours.routing.choose, detours.routing.guess = crew.choose_by_packet, crew.guess_by_tag
             self._endpoints.append(DatagramEndpoint(
                 self._loop, sockets[worker].fileno(), config, self, most=most, detours=detours))
+
+    def disown(self, peers: list[str]) -> None:
+        """Let peers (HOST:PORT) of the worker before know at once that their links have gone with that one; not more
+        than can dial at once, for all find out by themselves."""
+        for peer in peers[:MOST_DISOWNED]:
+            host, port = parse_host_port(peer)
+            found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+            target = Target(peer, [(each[0], each[4]) for each in found])
+            for endpoint in self._endpoints:
+                endpoint.disown(target)
 
     def close(self) -> None:
         """Let nobody in any more."""

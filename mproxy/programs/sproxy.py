@@ -171,7 +171,7 @@ class Sproxy(Program, EndpointObserver, Inspected):
         self._note_neighbours()
         self._daemons.open()
         daemon = format_host_port(self._config.daemon_host, self._config.daemon_port)
-        self._go_on()
+        linked = self._go_on()
         for listener in listeners:
             address = listener.getsockname()
             self._reception.open(listener)
@@ -180,6 +180,7 @@ class Sproxy(Program, EndpointObserver, Inspected):
                                udp="yes" if self._link_door is not None else None)
         if self._link_door is not None:
             self._link_door.open(self._most, self._crew)
+            self._link_door.disown(linked)
             self._admission.features |= WelcomeFeature.UDP
         if has_past():
             streams = sum(client.streams for client in self._clients)
@@ -189,8 +190,9 @@ class Sproxy(Program, EndpointObserver, Inspected):
         self._access.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
 
-    def _go_on(self) -> None:
-        """Go on with the sessions of the worker before, as if they had lost their carriers."""
+    def _go_on(self) -> list[str]:
+        """Go on with the sessions of the worker before, as if they had lost their carriers; returns where those are
+        whose carriers were of datagrams."""
         self._inspection.outlive()
         heirs = Heirs(self._loop, self._config.session, self, self._inspection.history_of)
         heirs.find(self._estate.sessions, self._estate.ill(self.condemned))
@@ -219,6 +221,7 @@ class Sproxy(Program, EndpointObserver, Inspected):
             self._inspection.note_end(name, record.host, why)
         if self._estate.damaged + heirs.nameless:
             self._log.error("session-damaged", sessions=self._estate.damaged + heirs.nameless)
+        return heirs.linked
 
     # ---- sessions
 

@@ -35,6 +35,12 @@ cdef enum:
     DRAIN_TIMEOUTS = 3          # how long DRAINING lasts (RFC 9000 section 10.2); each is at least FIRST_RTO_US
 
 
+cpdef enum Denial:
+    NONE     # not about this connection
+    ASKED    # whoever is at the peer's address knows none of the connections to here: a packet of ours brings certainty
+    DENIED   # he does not know this one
+
+
 cpdef enum ConnectionEventKind:
     NOTHING          # there are no more events
     HANDSHAKE_DATA   # `data`: a handshake message of the peer; without data: send the first one
@@ -88,7 +94,7 @@ cdef class Connection:
     cpdef void sent_off(self, bint left, int64_t now) noexcept
     cpdef void excuse(self, int64_t late_us, int64_t now) noexcept
     cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept
-    cdef bint is_denied(self, const uint8_t *packet, uint32_t length, const PeerAddress *source) noexcept
+    cdef Denial denied(self, const uint8_t *packet, uint32_t length, const PeerAddress *source) noexcept
     cdef void poll_event(self, ConnectionEvent *event) noexcept
     # commands
     cdef void connect(self, const PeerAddress *to, int64_t now) noexcept

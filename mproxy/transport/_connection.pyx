@@ -178,10 +178,15 @@ cdef class Connection:
             length -= each
         self.receive(p, length, at, now)
 
-    cdef bint is_denied(self, const uint8_t *packet, uint32_t length, const PeerAddress *source) noexcept:
-        """Whether an UNKNOWN is about what we send now, and from where that goes."""
-        return self.state == ConnectionState.OPEN and self.setup.active and self.setup.is_intact(packet, length) and (
-            get64(packet + 20) == self.channel.remote_id and same_address(source, &self.path.peer))
+    cdef Denial denied(self, const uint8_t *packet, uint32_t length, const PeerAddress *source) noexcept:
+        """What an UNKNOWN means: nothing if it is not from where our packets go."""
+        cdef uint64_t id = get64(packet + 20)
+        if self.state != ConnectionState.OPEN or not self.setup.active or not same_address(source, &self.path.peer) or (
+                not self.setup.is_intact(packet, length)):
+            return Denial.NONE
+        if id == 0:
+            return Denial.ASKED
+        return Denial.DENIED if id == self.channel.remote_id else Denial.NONE
 
     cdef void take_setup(self, const uint8_t *packet, uint32_t length, int64_t now) noexcept:
         """A packet that is not DATA."""

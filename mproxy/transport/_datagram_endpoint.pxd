@@ -70,7 +70,7 @@ cdef class DatagramEndpoint:
                        int64_t now) noexcept
     cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source, int64_t now) noexcept
     cdef void deny(self, const uint8_t *packet, uint32_t length, const PeerAddress *source, int64_t now) noexcept
-    cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
+    cdef void answer(self, Reply *reply, const LocalAddress *local, const PeerAddress *source) noexcept
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
     cdef bint transmit(self, Link link, int64_t now) noexcept

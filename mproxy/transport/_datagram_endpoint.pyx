@@ -10,8 +10,9 @@ from libc.string cimport memcpy, memset
 from mproxy.ground._clock cimport NEVER
 from mproxy.transport._arrivals cimport address_of, end_of_run, sender_of, source_of
 from mproxy.transport._channel cimport Transmit
-from mproxy.transport._listener cimport ListenResult
-from mproxy.transport._packet cimport EndCode, PacketType, packet_id, packet_type
+from mproxy.transport._listener cimport ListenResult, put_unknown
+from mproxy.transport._connection cimport Denial
+from mproxy.transport._packet cimport MIN_PACKET_BYTES, EndCode, PacketType, packet_id, packet_type
 from mproxy.transport._states cimport ConnectionState
 from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.io._packets cimport MOST_SEGMENTS, Message
@@ -97,6 +98,15 @@ cdef class DatagramEndpoint:
     def places(self):
         """How many peers are admitted now."""
         return self.links.admitted
+
+    def disown(self, Target peer):
+        """Let a peer of the process before this one know that its connections are not here; nothing is repeated."""
+        cdef Reply reply
+        cdef PeerAddress address
+        address_of(peer, &address)
+        put_unknown(reply.answer, 0)
+        reply.answer_bytes = MIN_PACKET_BYTES
+        self.answer(&reply, NULL, &address)
 
     @property
     def count(self):
@@ -226,7 +236,7 @@ cdef class DatagramEndpoint:
             elif not self.is_full(slot.data + offset, length, now):
                 result = self.listener.receive(slot.data + offset, length, source, now, &reply)
             if result == ListenResult.ANSWER:
-                self.answer(&reply, slot, source)
+                self.answer(&reply, &slot.local, source)
                 if packet_type(slot.data + offset, length) == PacketType.DATA:
                     return  # once for all of a train
             elif result == ListenResult.ACCEPT:
@@ -236,10 +246,16 @@ cdef class DatagramEndpoint:
     cdef void deny(self, const uint8_t *packet, uint32_t length, const PeerAddress *source, int64_t now) noexcept:
         """Take an UNKNOWN: a connection that we have dialled may have died with the peer's process."""
         cdef Link link
+        cdef Denial denial
         if packet_type(packet, length) != PacketType.UNKNOWN:
             return
         for link in list(self.links.all.values()):
-            if now >= link.unknown_at and link.connection.is_denied(packet, length, source):
+            denial = link.connection.denied(packet, length, source)
+            if denial == Denial.ASKED and now >= link.asked_at:
+                link.asked_at = now + UNKNOWN_US
+                link.connection.channel.ping_due = True
+                link.wake()
+            elif denial == Denial.DENIED and now >= link.unknown_at:
                 link.unknown_at = now + UNKNOWN_US
                 link.tell(partial(link.handler.on_unknown, link))
 
@@ -253,13 +269,13 @@ cdef class DatagramEndpoint:
             self.loop.guard(self.observer.on_full, None)
         return True
 
-    cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept:
-        """Send a SYN_ACK; whoever misses it asks again."""
+    cdef void answer(self, Reply *reply, const LocalAddress *local, const PeerAddress *source) noexcept:
+        """Send a SYN_ACK or an UNKNOWN; whoever misses it asks again."""
         cdef bint other = self.has_answer_to
         if self.sending is not None:
             return
-        self.put(<const PeerAddress *>&self.answer_to if other else source, NULL if other else &slot.local,
-                 reply.answer, reply.answer_bytes)
+        self.put(<const PeerAddress *>&self.answer_to if other else source, NULL if other else local, reply.answer,
+                 reply.answer_bytes)
         self.outbox.finish(0, False)
         self.outbox.flush(self.sources[0].fd, False)
         self.outbox.clear()

@@ -32,6 +32,7 @@ cdef class Link:
     cdef bint closed                     # to be forgotten
     cdef bint finish_due                 # FIN after the last buffer
     cdef LocalAddress local              # our address on this path; zeros: whichever the route gives
+    cdef int64_t asked_at                # when the peer may be shown next that we are here, because somebody asked
     cdef int64_t unknown_at              # when it may be told next that the peer does not know the connection
     cdef int64_t singly_until            # until then trains are sent packet by packet
     cdef object fill_buffer              # keeps the memory of `fill_at`

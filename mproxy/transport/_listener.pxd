@@ -92,6 +92,7 @@ cdef struct Used:
     int64_t until     # its cookie is valid until then
 
 
+cdef void put_unknown(uint8_t *out, uint64_t id) noexcept nogil
 cdef void put_options(uint8_t *p, const Options *options) noexcept nogil
 cdef void get_options(const uint8_t *p, Options *options) noexcept nogil
 cdef void make_prologue(uint8_t *out, uint64_t client_id, uint64_t server_id, uint64_t client_number,

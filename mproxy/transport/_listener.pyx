@@ -23,6 +23,16 @@ cdef enum Purpose:
     SERVER_NUMBER = 3
 
 
+cdef void put_unknown(uint8_t *out, uint64_t id) noexcept nogil:
+    """Write an UNKNOWN of MIN_PACKET_BYTES: no connection here has that id; 0: perhaps none of the receiver's is."""
+    cdef Header header
+    memset(&header, 0, sizeof(header))
+    header.type = PacketType.UNKNOWN
+    header.offset = id
+    put_header(out, &header)
+    put32(out + PACKET_HEADER_BYTES, crc32c(0, out, PACKET_HEADER_BYTES))
+
+
 cdef void put_options(uint8_t *p, const Options *options) noexcept nogil:
     p[0] = options.version
     p[1] = options.flags
@@ -120,16 +130,11 @@ cdef class Listener:
     cdef bint deny(self, const uint8_t *packet, uint32_t length, int64_t now, Reply *out) noexcept:
         """Answer a packet whose connection has died with a process, so that its peer need not wait for silence. Nothing
         proves the answer but that it knows the id: it makes the peer look, not give up."""
-        cdef Header header
         if not self.options.flags & OptionFlag.SEALED or length < DENIED_LEAST or (
                 self.denied_at > now + DENIED_BURST * DENIED_EVERY_US):
             return False
         self.denied_at = max(self.denied_at, now) + DENIED_EVERY_US
-        memset(&header, 0, sizeof(header))
-        header.type = PacketType.UNKNOWN
-        header.offset = get64(packet + 4)
-        put_header(out.answer, &header)
-        put32(out.answer + PACKET_HEADER_BYTES, crc32c(0, out.answer, PACKET_HEADER_BYTES))
+        put_unknown(out.answer, get64(packet + 4))
         out.answer_bytes = MIN_PACKET_BYTES
         return True
 

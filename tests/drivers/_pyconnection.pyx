@@ -60,11 +60,11 @@ cdef class PyConnection:
         memcpy(self.buffer, <const char *>packet, min(len(packet), BUFFER_BYTES))
         return self.connection.receive(self.buffer, <uint32_t>len(packet), &address, now)
 
-    def is_denied(self, bytes packet, bytes source):
-        """Whether an UNKNOWN from that address is about this connection."""
+    def denied(self, bytes packet, bytes source):
+        """What an UNKNOWN from that address means: a Denial."""
         cdef PeerAddress address
         put_address(&address, source)
-        return self.connection.is_denied(packet, <uint32_t>len(packet), &address)
+        return self.connection.denied(packet, <uint32_t>len(packet), &address)
 
     def transmit(self, int64_t now, uint32_t most=64):
         """The next run: (address, packets), None when there is nothing to send now."""

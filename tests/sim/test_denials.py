@@ -1,6 +1,7 @@
 """A process that died had connections; whoever is there now says so to their peers, who prove it by dialling."""
 
 import pytest
+from mproxy.transport._connection import Denial
 from tests.drivers._pyconnection import PyListener
 
 from mproxy.transport._packet import checksum
@@ -44,7 +45,7 @@ def test_a_successor_says_that_it_does_not_know_the_connection():
     answer = denial(packet)
     assert answer[0] == UNKNOWN and answer[20:28] == packet[4:12] and answer[4:12] == bytes(8)
     assert len(answer) == 32 < len(packet)
-    assert world.client.connection.is_denied(answer, b"server")
+    assert world.client.connection.denied(answer, b"server") == Denial.DENIED
 
 
 def test_what_is_no_denial_of_this_connection():
@@ -54,11 +55,11 @@ def test_what_is_no_denial_of_this_connection():
     client = world.client.connection
     another = bytearray(answer[:-4])
     another[27] ^= 1
-    assert not client.is_denied(bytes(another) + checksum(bytes(another)).to_bytes(4, "big"), b"server")
-    assert not client.is_denied(answer, b"elsewhere")
-    assert not client.is_denied(answer[:-1] + bytes([answer[-1] ^ 1]), b"server")
-    assert not client.is_denied(answer + bytes(4), b"server")
-    assert not world.server.connection.is_denied(answer, b"client"), "only whoever has dialled can dial again"
+    assert client.denied(bytes(another) + checksum(bytes(another)).to_bytes(4, "big"), b"server") == Denial.NONE
+    assert client.denied(answer, b"elsewhere") == Denial.NONE
+    assert client.denied(answer[:-1] + bytes([answer[-1] ^ 1]), b"server") == Denial.NONE
+    assert client.denied(answer + bytes(4), b"server") == Denial.NONE
+    assert world.server.connection.denied(answer, b"client") == Denial.NONE, "only whoever has dialled can dial again"
 
 
 def test_a_denial_of_the_id_of_a_former_path():
@@ -66,7 +67,7 @@ def test_a_denial_of_the_id_of_a_former_path():
     world, _seen = at_work()
     answer = denial(last_data(world))
     move(world, b"another network")
-    assert not world.client.connection.is_denied(answer, b"server")
+    assert world.client.connection.denied(answer, b"server") == Denial.NONE
 
 
 def test_a_connection_goes_on_whatever_is_said_of_it():
@@ -77,6 +78,17 @@ def test_a_connection_goes_on_whatever_is_said_of_it():
         world.client.take(answer, b"server")
         settle(world, 5_000)
     world.run().check()
+
+
+def test_who_takes_over_asks_all():
+    """Goal: without an id it is a question, and from elsewhere nothing."""
+    world, _seen = at_work()
+    body = bytes([UNKNOWN]) + bytes(27)
+    question = body + checksum(body).to_bytes(4, "big")
+    client = world.client.connection
+    assert client.denied(question, b"server") == Denial.ASKED
+    assert client.denied(question, b"elsewhere") == Denial.NONE
+    assert world.server.connection.denied(question, b"client") == Denial.NONE
 
 
 def test_nothing_answers_a_denial():

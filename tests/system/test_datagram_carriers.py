@@ -12,7 +12,7 @@ import pytest
 from asking import ask, session_of
 from capture import Capture, is_to
 from lab import until
-from proxies import SPROXY, SPROXY_PORT, keep_key, state_dir
+from proxies import DAEMON_PORT, SPROXY, SPROXY_PORT, keep_key, state_dir
 from traffic import Traffic, read_exactly
 
 from mproxy.ground.config import CproxyConfig
@@ -218,6 +218,17 @@ def test_who_takes_over_says_so(pair):
     assert read_exactly(app, 5) == b"again"
     assert pair.cproxy.event("in-doubt")["why"] == "sproxy does not know the carrier any more"
     assert pair.cproxy.event("resumed")["session"] == pair.cproxy.event("connected")["session"]
+
+
+def test_a_daemon_may_speak_first_after_a_death(pair):
+    """Goal: cproxy has nothing to send for a minute, and still hears at once that sproxy's worker is another one."""
+    with pair.lab.server.listen(DAEMON_PORT) as listener:
+        pair.start(cproxy=[*DATAGRAM, "--heartbeat", "1m", "--log-level", "debug"], sproxy=["--heartbeat", "1m"])
+        app, daemon = pair.joined(listener)
+        mortal.kill_worker(pair.sproxy)
+        daemon.sendall(b"news")
+        assert read_exactly(app, 4) == b"news"
+        assert pair.cproxy.event("in-doubt")["why"] == "sproxy does not know the carrier any more"
 
 
 def test_a_goodbye_arrives(pair, joined):

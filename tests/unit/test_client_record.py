@@ -14,7 +14,7 @@ MOST_BYTES = 2040  # what there is room for in the arena
 FACTS = {
     "spki": SPKI, "instance_id": bytes(range(16)), "host": "fe80::1%eth0", "peer": "[fe80::1%eth0]:4000",
     "holder": "fe80::/64", "stdio": False, "resumed": True, "tags": [1 << 63, 7], "began_at": 5_000_000, "places": [],
-    "certificate": b"",
+    "certificate": b"", "over_udp": True,
     "lost_at": 6_000_000, "away_at": 7_000_000, "outages": 3, "longest_us": 40, "total_us": 60, "resent_bytes": 1 << 40,
 }
 
@@ -25,7 +25,8 @@ def facts_of(record):
 
 @pytest.mark.parametrize("changes", [
     {}, {"spki": b"", "host": "10.0.0.1", "peer": "10.0.0.1:1", "holder": "10.0.0.1"}, {"holder": SPKI},
-    {"stdio": True}, {"resumed": False, "tags": []}, {"lost_at": None, "away_at": None}, {"spki": b"", "holder": b""},
+    {"stdio": True, "over_udp": False}, {"resumed": False, "tags": []}, {"lost_at": None, "away_at": None},
+    {"spki": b"", "holder": b""},
     {"certificate": bytes(range(200)) * 4},
 ])
 def test_all_of_it_comes_back(changes):
