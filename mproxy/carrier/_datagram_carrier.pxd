@@ -26,6 +26,8 @@ cdef class LinkFrames(FrameParcels):
     cdef DatagramCarrier carrier  # to which these belong
     cdef Recipient *recipient     # who takes what comes; NULL: the carrier was closed
 
+    cdef bytes last_words(self)
+
 
 cdef class DatagramCarrier(Carrier):
     cdef readonly Link link       # the connection

@@ -6,7 +6,7 @@ from functools import partial
 
 from libc.string cimport memcpy, memset
 
-from mproxy._ring cimport iovec
+from mproxy._ring cimport Ring, iovec, ring_used, ring_view
 from mproxy._session cimport Session
 from mproxy.carrier._carrier cimport PathReport
 from mproxy.io._loop cimport BUFFER_BYTES, Work
@@ -28,6 +28,18 @@ cdef class LinkFrames(FrameParcels):
     def __init__(self, Session session not None, DatagramCarrier carrier not None):
         FrameParcels.__init__(self, session, carrier.link.connection)
         self.carrier = carrier
+
+    cdef bint prepare(self) noexcept:
+        """What the handshake has said comes first: a long list waits for room."""
+        cdef Link link = self.carrier.link
+        return link.send_left == 0 and not link.send_queue and FrameParcels.prepare(self)
+
+    cdef bytes last_words(self):
+        """What `prepare` has not written."""
+        cdef Ring *control = &self.session.transmitter.control
+        cdef iovec parts[2]
+        cdef int i, n = ring_view(control, control.head, ring_used(control), parts)
+        return b"".join([(<char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])
 
     cdef void deliver_ordered(self, int64_t now) noexcept:
         cdef uint8_t *buffer = self.carrier.loop.buffer
@@ -82,7 +94,6 @@ cdef class DatagramCarrier(Carrier):
             self.end("closed by the peer")
 
     cdef void join(self, Session session, Recipient *recipient) noexcept:
-        self.link.move_out()  # what the handshake has said comes first
         self.frames = LinkFrames(session, self)
         self.frames.recipient = recipient
 
@@ -118,8 +129,8 @@ cdef class DatagramCarrier(Carrier):
 
     cdef void close(self, bint abort) noexcept:
         if self.frames is not None:
-            if not abort:
-                self.frames.prepare()
+            if not abort and not self.frames.prepare() and self.link.unsent:
+                self.link.send(self.frames.last_words())
             self.frames.recipient = NULL
             self.frames.close()
         self.work = NULL

@@ -2,6 +2,8 @@
 
 import socket
 
+import pytest
+
 from mproxy._session import Session
 from mproxy._wire import CloseCode
 from mproxy.carrier._datagram_carrier import DatagramCarrier
@@ -89,24 +91,31 @@ def test_packets_leave_by_the_address_to_which_the_socket_is_bound():
 
 
 class Host(Side, EndpointObserver):
-    """Tells a guest something, gives its link to a session, and ends that at once."""
+    """Tells a guest something, gives its link to a session, and ends that at once, or not."""
+
+    def __init__(self, loop, words, ends):
+        super().__init__(loop, "127.0.0.1", False)
+        self.words, self.ends = words, ends
 
     def on_established(self, link):
-        link.send(WORDS)
+        link.send(self.words)
         config = CproxyConfig().session
         self.served = Endpoint(self.loop, Session(config, is_server=True, session_id=bytes(16), secret=bytes(32)), self)
         self.served.attach(DatagramCarrier(link), 1, config.window_bytes, config.session_budget_bytes, FIRST, b"")
-        self.served.close(CloseCode.ORDERLY, "")
+        if self.ends:
+            self.served.close(CloseCode.ORDERLY, "")
 
 
-def test_what_a_guest_was_told_comes_before_what_its_session_says():
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("words", [WORDS, WORDS * 200_000], ids=["short", "more than the ring has room for"])
+def test_what_a_guest_was_told_comes_before_what_its_session_says(words, ends):
     """Right: the other way round, as it was when the session said something in the same turn, the guest takes the
-    server for no sproxy."""
+    server for no sproxy; and in the middle of a long list the session is over."""
     loop = Loop()
-    host, client = Host(loop, "127.0.0.1", False), Side(loop, "127.0.0.1", True, len(WORDS + FIRST))
+    host, client = Host(loop, words, ends), Side(loop, "127.0.0.1", True, len(words + FIRST))
     client.endpoint.connect(Target("there", [(socket.AF_INET, host.address)]), client)
     run(loop)
-    assert bytes(client.heard) == WORDS + FIRST
+    assert bytes(client.heard) == words + FIRST
     for side in (host, client):
         side.endpoint.close()
     host.served.dispose()
