@@ -292,13 +292,15 @@ def test_a_flood_of_new_clients_is_bounded(pair, lab, ends):
 
 OLD_SPROXY = """
 import sys
-import mproxy.programs.sproxy as sproxy
-begin = sproxy.Sproxy.__init__
-def begin_without(self, *arguments):
-    begin(self, *arguments)
-    self._features &= ~sproxy.WelcomeFeature.DATAGRAMS
-sproxy.Sproxy.__init__ = begin_without
-sys.exit(sproxy.main(sys.argv[1:]))
+from mproxy._wire import WelcomeFeature
+from mproxy.programs.admission import Admission
+from mproxy.programs.sproxy import main
+begin = Admission.__init__
+def begin_without(self, *arguments, **named):
+    begin(self, *arguments, **named)
+    self.features &= ~WelcomeFeature.DATAGRAMS
+Admission.__init__ = begin_without
+sys.exit(main(sys.argv[1:]))
 """
 
 
