@@ -33,7 +33,7 @@ def meeting(pair, lab):
     """Both proxies, sproxy with a keeper, and where applications meet their daemons."""
     with lab.server.listen(DAEMON_PORT) as listener:
         pair.start_sproxy("--keeper", prefix=KEPT)
-        pair.start_cproxy()
+        pair.start_cproxy("--log-level", "debug")  # else it says `resumed` so many times a minute
         yield Meeting(lambda: lab.client.connect(CPROXY_PORT, timeout=PATIENCE_S), listener)
 
 
