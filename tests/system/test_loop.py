@@ -149,9 +149,8 @@ def test_idle_loop_sleeps(loop):
     assert time.thread_time() - begun < 0.1
 
 
-@pytest.mark.parametrize("pause_us, waits", [(3000, range(STEPS // 4)), (0, range(5, 1_000_000))],
-                         ids=["now and then", "all the time"])
-def test_slow_work_has_what_other_work_leaves(loop, pause_us, waits):
+@pytest.mark.parametrize("pause_us, least", [(3000, 2), (0, 3 * STEPS // 5)], ids=["now and then", "all the time"])
+def test_slow_work_has_what_other_work_leaves(loop, pause_us, least):
     """Goal: what thousands cause that come back at once does not wait, while the loop sleeps, because somebody else has
     a packet now and then; but it does not hold up packets that come all the time."""
     left, knocks = [STEPS], [0]
@@ -165,7 +164,7 @@ def test_slow_work_has_what_other_work_leaves(loop, pause_us, waits):
 
     def knock():
         knocks[0] += 1
-        for _ in range(1 if pause_us else 64):
+        for _ in range(1 if pause_us else 200):
             ours.sendto(bytes(1200), there)
         loop.call_later(pause_us, knock)
 
@@ -177,8 +176,8 @@ def test_slow_work_has_what_other_work_leaves(loop, pause_us, waits):
         knock()
         loop.run()
         endpoint.close()
-    assert knocks[0] > 1
-    assert loop.slow_waits in waits
+    assert knocks[0] >= least  # two steps in each turn, if nothing held them back
+    assert not pause_us or loop.slow_waits < STEPS // 2
 
 
 def watchers_of(fd):
