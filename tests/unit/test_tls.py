@@ -283,6 +283,9 @@ def test_forgotten_secrets_are_not_in_memory(tmp_path):
     assert [was - now for was, now in zip(before, after, strict=True)] == [1, 1], (before, after)
 
 
+MOST_MAPPED_BYTES = 1 << 40  # what is larger is what the sanitizers know of memory, on their build
+
+
 def copies_in_memory(secret):
     """How often `secret` is found in this process' memory; the search itself adds no copies."""
     count, window = 0, mmap.mmap(-1, 1 << 20)
@@ -291,7 +294,7 @@ def copies_in_memory(secret):
         for line in maps.read().splitlines():
             addresses, rights = line.split()[:2]
             at, end = (int(number, 16) for number in addresses.split("-"))
-            if not rights.startswith("rw") or at <= ours < end:
+            if not rights.startswith("rw") or at <= ours < end or end - at > MOST_MAPPED_BYTES:
                 continue
             while at < end:
                 memory.seek(at)
