@@ -74,6 +74,7 @@ class Crew:
         self.roster = Roster(workers, self._part + MORE_ROWS)
         self._inboxes = Inboxes(workers)
         self.number = 0
+        self._desk: Desk | None = None  # where worker 0 asks this one
         self.clients = Clients(self._part, ClientBoard(self.roster))
 
     def join(self, number: int) -> None:
@@ -88,7 +89,6 @@ class Crew:
         self._access = access
         self._reception = reception
         self._end = end
-        self._desk: Desk | None = None
         self.roster.begin(self.number, settled=False)
         self._inboxes.open(loop, self.number, self._hear)
         self._show()

@@ -182,12 +182,15 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
 
 def _serve(name: str, program: Program, log: Log, loop: Loop, more: Mapping[str, Command] | None = None) -> int:
     """Run until the program stops its loop; its exit status. `more`: what else can be asked for."""
-    program.start()
     commands = {**program.commands(), **(more or {})}
+    # Whoever has read in the log that it listens finds it: the socket is there first, and answers once the loop runs.
     control = open_control(loop, log, name.removeprefix("mproxy "), commands) if commands else None
-    loop.run()
-    if control is not None:
-        control.close()
+    try:
+        program.start()
+        loop.run()
+    finally:
+        if control is not None:
+            control.close()
     log.tell_rest()
     return program.exit_status
 
@@ -254,8 +257,8 @@ def _serve_as_one_of_several(name: str, program: Program, log: Log, loop: Loop, 
         log.info("upgraded", version=__version__, upgrades=upgrades())
     keeper.let_signals_through()
     try:
-        program.start()
         desk = program.open_desk(loop, log, name, {**program.commands(), "upgrade": upgrade})
+        program.start()
         loop.run()
         if desk is not None:
             desk.close()

@@ -10,6 +10,8 @@ import pytest
 
 from mproxy.io._loop import Loop
 from mproxy.service import control
+from mproxy.service.log import Log
+from mproxy.service.run import Program, _serve
 
 PART_NS = 100_000
 PARTS = 40
@@ -107,3 +109,25 @@ def test_sockets_of_killed_programs_are_removed(tmp_path):
     left = sorted(os.listdir(tmp_path))
     assert f"recv-{NO_PROCESS}.sock" not in left
     assert f"sproxy-{NO_PROCESS}.sock" in left and f"recv-{os.getpid()}.sock" in left and "notes.sock" in left
+
+
+def test_the_socket_is_there_when_a_program_says_that_it_listens(loop, tmp_path, monkeypatch):
+    """Goal: whoever has read `listening` in the log can ask at once."""
+    class Listening(Program):
+        reached = False
+
+        def start(self):
+            with socket.socket(socket.AF_UNIX) as asker:
+                asker.connect(str(tmp_path / "mproxy" / f"cproxy-{os.getpid()}.sock"))
+                self.reached = True
+            loop.call_soon_threadsafe(loop.stop)
+
+        def commands(self):
+            return {"status": lambda _request, reply: reply({})}
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    program = Listening()
+    _serve("cproxy", program, Log("info", "text"), loop)
+    assert program.reached
+    assert not list((tmp_path / "mproxy").iterdir())
