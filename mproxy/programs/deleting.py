@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.log import Log
+    from mproxy.transfer.deletion_messages import Removed
     from mproxy.transfer.deletion_out import Surplus
-    from mproxy.transfer.messages import Removed
 
 SHOWN = 20  # names, before somebody is asked
 

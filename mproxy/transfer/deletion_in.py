@@ -13,22 +13,21 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from mproxy.ground.errors import PeerError
-from mproxy.transfer import messages
-from mproxy.transfer.deletion_out import KEEPS_AHEAD, MOST_EXTRAS
-from mproxy.transfer.destinations import IntoDirectory
-from mproxy.transfer.file_names import BadName, is_temporary
-from mproxy.transfer.messages import (
+from mproxy.transfer.deletion_messages import (
     ANSWERS,
     CONTINUES,
-    DELETES,
     LAST,
-    MOST_CONTROL_BYTES,
     Extra,
     Keep,
     Remove,
     Removed,
-    bad,
+    pack_extra,
+    pack_removed,
 )
+from mproxy.transfer.deletion_out import KEEPS_AHEAD, MOST_EXTRAS
+from mproxy.transfer.destinations import IntoDirectory
+from mproxy.transfer.file_names import BadName, is_temporary
+from mproxy.transfer.messages import DELETES, MOST_CONTROL_BYTES, bad
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class IncomingDeletion:
             self._give_up(str(error))
             return
         for extra in _pack(self._extras, first, ANSWERS | LAST * is_last):
-            self._link.send(messages.pack_extra(extra))
+            self._link.send(pack_extra(extra))
         self._go_on()
 
     def _compare(self, keep: Keep) -> int:
@@ -215,7 +214,7 @@ class IncomingDeletion:
         if removed is None:
             raise error or AssertionError
         if not self._closed:
-            self._link.send(messages.pack_removed(removed))
+            self._link.send(pack_removed(removed))
 
 
 def _pack(extras: list[Surplus], first: int, flags: int) -> Iterator[Extra]:

@@ -11,21 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from mproxy.transfer import messages
-from mproxy.transfer.messages import (
+from mproxy.transfer.deletion_messages import (
     ANSWERS,
     CONTINUES,
     LAST,
-    MOST_CONTROL_BYTES,
-    MOST_RANGES,
     Extra,
-    FileKind,
     Keep,
     Remove,
     Removed,
-    Result,
-    bad,
+    pack_keep,
+    pack_remove,
 )
+from mproxy.transfer.messages import MOST_CONTROL_BYTES, MOST_RANGES, FileKind, Result, bad
 from mproxy.transfer.selection import Selection
 
 TYPE_CHECKING = False
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
 KEEPS_AHEAD = 32  # KEEPs that may be unanswered
 MOST_EXTRAS = 1 << 20  # files that one sender may have deleted
 FULL_BYTES = MOST_CONTROL_BYTES - 8192  # of names in a KEEP: one more path fits
-NOT_ALL_FOUND = "something could not be read, so nobody knows what is there"
+NOT_ALL_FOUND = "something could not be read, so it is not known what is there"
 MOST_EXTRA_BYTES = 256 << 20  # of all names that the receiver may tell
 
 
@@ -147,7 +144,7 @@ class OutgoingDeletion:
         else:
             self._listed = bool(keep.flags & LAST)
             self._asked += 1
-            self._send(messages.pack_keep(keep))
+            self._send(pack_keep(keep))
             self._go_on()
 
     def _leave(self) -> None:
@@ -191,7 +188,7 @@ class OutgoingDeletion:
         ranges = _ranges(numbers)
         for begin in range(0, len(ranges), MOST_RANGES):
             some = tuple(ranges[begin:begin + MOST_RANGES])
-            self._send(messages.pack_remove(Remove(LAST * (begin + MOST_RANGES >= len(ranges)), some)))
+            self._send(pack_remove(Remove(LAST * (begin + MOST_RANGES >= len(ranges)), some)))
 
     def take_removed(self, removed: Removed) -> None:
         """How that went."""

@@ -40,9 +40,8 @@ before the WANT of a file of which the receiver has an older one: what its block
 blocks, and is not what their digests say, is asked for once more after the END, by a second WANT, and comes in BLOCKs
 and another END.
 
-KEEP to REMOVED are for a receiver whose HELLO says that it deletes, when everything has arrived
-(mproxy.transfer.deletion_out): the sender names all that its directories hold, the receiver what is in them beyond
-that, and the sender which of these it does not leave alone. Each KEEP is answered by EXTRAs, the last of which says so.
+KEEP to REMOVED (mproxy.transfer.deletion_messages) are for a receiver whose HELLO says that it deletes, when everything
+has arrived. Each KEEP is answered by EXTRAs, the last of which says so.
 
 LEFT_OUT and TOTAL come at any time before BYE, if the receiver takes them: what of the source is not sent, and how much
 all of it is, once that is known.
@@ -58,8 +57,14 @@ import enum
 import struct
 from collections import namedtuple
 
-from mproxy.ground.errors import PeerError
+from mproxy.transfer import deletion_messages
 from mproxy.transfer._rolling import KEY_BYTES, SUM_BYTES
+from mproxy.transfer.framing import HEADER as HEADER
+from mproxy.transfer.framing import MOST_CONTROL_BYTES as MOST_CONTROL_BYTES
+from mproxy.transfer.framing import MOST_RANGES as MOST_RANGES
+from mproxy.transfer.framing import MOST_TEXT_BYTES, TYPES, pack, pack_ranges, pack_text, parse_ranges
+from mproxy.transfer.framing import MessageType as MessageType
+from mproxy.transfer.framing import bad as bad
 from mproxy.transfer.plain_messages import Answers as Answers
 from mproxy.transfer.plain_messages import Block as Block
 from mproxy.transfer.plain_messages import Bundle as Bundle
@@ -75,8 +80,8 @@ if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     # What `parse_payload` returns.
-    Message: TypeAlias = ("ReceiverHello | File | Want | End | Outcome | Holes | Answers | SketchPart | Keep | Extra"
-                          " | Remove | Removed | LeftOut | Total | None")
+    Message: TypeAlias = ("ReceiverHello | File | Want | End | Outcome | Holes | Answers | SketchPart | LeftOut | Total"
+                          " | deletion_messages.DeletionMessage | None")
 
 TRANSFER_VERSION = 2
 
@@ -85,11 +90,7 @@ TRANSFER_VERSION = 2
 AHEAD = 64
 MOST_AHEAD = 256
 
-# Enough for a path of 4096 bytes (PATH_MAX), or some thousand ranges; whoever sends far more is after our memory.
-MOST_CONTROL_BYTES = 65536
-MOST_RANGES = 4000
 MOST_NAME_BYTES = 4096
-MOST_TEXT_BYTES = 1000
 MOST_INDEX = 1 << 31
 MOST_BUNDLE_ENTRIES = 1024
 MOST_SKETCH_BLOCKS = 1 << 18  # of one file: 2 MiB of sums
@@ -102,21 +103,15 @@ UNKNOWN_SIZE = (1 << 64) - 1
 # A time in nanoseconds before or after 1970, so up to the year 2262. File systems can have times beyond that.
 MOST_TIME_NS = (1 << 63) - 1
 
-HEADER = struct.Struct(">B3xI")  # type, bytes of payload
 # Version; of a receiver: files ahead (0: AHEAD), whether it takes holes, attributes, bundles; abilities.
 _HELLO = struct.Struct(">HH???B")
 _FILE = struct.Struct(">IBBHqQ16s")  # index, kind, flags, mode, mtime (ns), size, identity; then the names
 _WANT = struct.Struct(">II")  # index, number of ranges
-_RANGE = struct.Struct(">II")  # first block, number of blocks
 BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
 BUNDLE = struct.Struct(">I")  # number of entries; then these
 PACKED_BUNDLE = struct.Struct(">II")  # number of entries, bytes of these; then a Zstandard frame of them
 CODED = struct.Struct(f">II{DIGEST_BYTES}sB3xI")  # index, number, digest, coding, length; then the data, coded
 _SKETCH = struct.Struct(f">II{KEY_BYTES}sI")  # index, bytes of a block, key, blocks of the whole; then sums of some
-_KEEP = struct.Struct(">B3x")  # flags; then names
-_EXTRA = struct.Struct(">B3xI")  # flags, number of the first; then names
-_REMOVE = struct.Struct(">B3xI")  # flags, number of ranges
-_REMOVED = struct.Struct(">II")  # how many were removed, how many were not; then text
 _HOLES = struct.Struct(">III")  # index, first block, number of blocks
 _END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
 _TOTAL = struct.Struct(">Q")  # bytes
@@ -131,32 +126,6 @@ DELETES = 4  # of a receiver: what the sender does not have
 NOTES = 8  # of a receiver: it takes LEFT_OUT and TOTAL
 PACKED_BUNDLES = 16  # of a receiver: it takes these
 LINKS = 32  # of a receiver: bundles may have links (mproxy.transfer.bundle)
-
-# Flags of KEEP, EXTRA and REMOVE: this is the last one; KEEP: it goes on with the last directory of the one before;
-# EXTRA: it is the last that answers a KEEP.
-LAST, CONTINUES, ANSWERS = 1, 2, 4
-
-
-class MessageType(enum.IntEnum):
-    HELLO = 1
-    FILE = 2
-    WANT = 3
-    BLOCK = 4
-    END = 5
-    RESULT = 6
-    BYE = 7
-    HOLES = 8
-    BUNDLE = 9
-    ANSWER = 10
-    SKETCH = 11
-    CODED = 12
-    KEEP = 13
-    EXTRA = 14
-    REMOVE = 15
-    REMOVED = 16
-    LEFT_OUT = 17
-    TOTAL = 18
-    PACKED_BUNDLE = 19
 
 
 class FileKind(enum.IntEnum):
@@ -180,7 +149,6 @@ class Result(enum.IntEnum):
 
 
 # By number: calling or searching an enumeration costs more than the rest of a short message.
-_TYPES = {kind.value: kind for kind in MessageType}
 _KINDS = {kind.value: kind for kind in FileKind}
 _RESULTS = {code.value: code for code in Result}
 
@@ -188,9 +156,8 @@ _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, Me
                 MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
                 MessageType.BYE: 0, MessageType.HOLES: _HOLES.size, MessageType.BUNDLE: BUNDLE.size,
                 MessageType.ANSWER: 1, MessageType.SKETCH: _SKETCH.size + SUM_BYTES, MessageType.CODED: CODED.size,
-                MessageType.KEEP: _KEEP.size, MessageType.EXTRA: _EXTRA.size, MessageType.REMOVE: _REMOVE.size,
-                MessageType.REMOVED: _REMOVED.size, MessageType.LEFT_OUT: 1, MessageType.TOTAL: _TOTAL.size,
-                MessageType.PACKED_BUNDLE: PACKED_BUNDLE.size}
+                MessageType.LEFT_OUT: 1, MessageType.TOTAL: _TOTAL.size,
+                MessageType.PACKED_BUNDLE: PACKED_BUNDLE.size, **deletion_messages.LEAST_BYTES}
 _MOST_BYTES = {MessageType.BLOCK: BLOCK.size + LEAF_BYTES, MessageType.BUNDLE: BUNDLE.size + LEAF_BYTES,
                MessageType.PACKED_BUNDLE: PACKED_BUNDLE.size + LEAF_BYTES,
                MessageType.ANSWER: MOST_BUNDLE_ENTRIES, MessageType.CODED: CODED.size + LEAF_BYTES,
@@ -291,54 +258,6 @@ class SketchPart(namedtuple("SketchPart", "index block_bytes key count sums")):
         def __new__(cls, index: int, block_bytes: int, key: bytes, count: int, sums: bytes) -> Self: ...
 
 
-class Keep(namedtuple("Keep", "flags names")):
-    """A KEEP message: directories, each with the names of what is in it and has to stay, all zero-terminated, and a
-    zero behind each directory."""
-
-    __slots__ = ()
-    flags: int
-    names: bytes
-
-    if TYPE_CHECKING:
-        def __new__(cls, flags: int, names: bytes) -> Self: ...
-
-
-class Extra(namedtuple("Extra", "flags first names")):
-    """An EXTRA message: paths of what the sender does not have, numbered from `first` on, each with `d` or `f` in front
-    (a directory or not), joined by zeros. A directory comes before what is in it."""
-
-    __slots__ = ()
-    flags: int
-    first: int
-    names: bytes
-
-    if TYPE_CHECKING:
-        def __new__(cls, flags: int, first: int, names: bytes) -> Self: ...
-
-
-class Remove(namedtuple("Remove", "flags ranges")):
-    """A REMOVE message; ranges of numbers are (first, how many)."""
-
-    __slots__ = ()
-    flags: int
-    ranges: tuple[tuple[int, int], ...]
-
-    if TYPE_CHECKING:
-        def __new__(cls, flags: int, ranges: tuple[tuple[int, int], ...]) -> Self: ...
-
-
-class Removed(namedtuple("Removed", "count failed text")):
-    """A REMOVED message: how many were removed, how many could not be, and why the first of these could not."""
-
-    __slots__ = ()
-    count: int
-    failed: int
-    text: str
-
-    if TYPE_CHECKING:
-        def __new__(cls, count: int, failed: int, text: str) -> Self: ...
-
-
 class Outcome(namedtuple("Outcome", "index code root text made", defaults=(False,))):
     """A RESULT message. `made`: the directory was made now, so nothing is in it."""
 
@@ -353,14 +272,10 @@ class Outcome(namedtuple("Outcome", "index code root text made", defaults=(False
         def __new__(cls, index: int, code: Result, root: bytes, text: str, made: bool = False) -> Self: ...
 
 
-def _pack(kind: MessageType, *parts: bytes) -> bytes:
-    return HEADER.pack(kind, sum(map(len, parts))) + b"".join(parts)
-
-
 def pack_hello(ahead: int = 0, takes_holes: bool = False, takes_attributes: bool = False,
                takes_bundles: bool = False, abilities: int = 0) -> bytes:
-    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes, takes_attributes, takes_bundles,
-                                                abilities))
+    return pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes, takes_attributes, takes_bundles,
+                                               abilities))
 
 
 def pack_file(file: File) -> bytes:
@@ -369,11 +284,11 @@ def pack_file(file: File) -> bytes:
         names = b"\0".join((file.name, file.other, file.attributes))
     elif file.other:
         names = file.name + b"\0" + file.other
-    return _pack(MessageType.FILE, _FILE.pack(file.index, file.kind, file.flags, *file[2:6]), names)
+    return pack(MessageType.FILE, _FILE.pack(file.index, file.kind, file.flags, *file[2:6]), names)
 
 
 def pack_want(index: int, ranges: Collection[tuple[int, int]]) -> bytes:
-    return _pack(MessageType.WANT, _WANT.pack(index, len(ranges)), *(_RANGE.pack(*one) for one in ranges))
+    return pack(MessageType.WANT, _WANT.pack(index, len(ranges)), pack_ranges(ranges))
 
 
 def pack_block_header(index: int, number: int, digest: bytes, length: int) -> bytes:
@@ -390,16 +305,16 @@ def pack_sketch(index: int, block_bytes: int, key: bytes, sums: bytes) -> bytes:
     """The SKETCH messages of a file: its blocks' sums, SUM_BYTES for each."""
     count = len(sums) // SUM_BYTES
     head = _SKETCH.pack(index, block_bytes, key, count)
-    return b"".join(_pack(MessageType.SKETCH, head, sums[at:at + _SUMS_AT_ONCE])
+    return b"".join(pack(MessageType.SKETCH, head, sums[at:at + _SUMS_AT_ONCE])
                     for at in range(0, len(sums), _SUMS_AT_ONCE))
 
 
 def pack_holes(index: int, first: int, count: int) -> bytes:
-    return _pack(MessageType.HOLES, _HOLES.pack(index, first, count))
+    return pack(MessageType.HOLES, _HOLES.pack(index, first, count))
 
 
 def pack_end(index: int, size: int, root: bytes) -> bytes:
-    return _pack(MessageType.END, _END.pack(index, size, root))
+    return pack(MessageType.END, _END.pack(index, size, root))
 
 
 def pack_whole(index: int, digest: bytes, data: bytes | bytearray, root: bytes) -> bytes:
@@ -410,64 +325,37 @@ def pack_whole(index: int, digest: bytes, data: bytes | bytearray, root: bytes) 
 
 def pack_result(index: int, code: Result, root: bytes = bytes(DIGEST_BYTES), text: str = "",
                 made: bool = False) -> bytes:
-    return _pack(MessageType.RESULT, _RESULT.pack(index, code, made, root), _text(text))
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
-
-
-def pack_keep(keep: Keep) -> bytes:
-    return _pack(MessageType.KEEP, _KEEP.pack(keep.flags), keep.names)
-
-
-def pack_extra(extra: Extra) -> bytes:
-    return _pack(MessageType.EXTRA, _EXTRA.pack(extra.flags, extra.first), extra.names)
-
-
-def pack_remove(remove: Remove) -> bytes:
-    return _pack(MessageType.REMOVE, _REMOVE.pack(remove.flags, len(remove.ranges)),
-                 *(_RANGE.pack(*one) for one in remove.ranges))
-
-
-def pack_removed(removed: Removed) -> bytes:
-    encoded = removed.text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
-    return _pack(MessageType.REMOVED, _REMOVED.pack(removed.count, removed.failed), encoded)
+    return pack(MessageType.RESULT, _RESULT.pack(index, code, made, root), pack_text(text))
 
 
 def pack_bundle(count: int, entries: bytes) -> bytes:
-    return _pack(MessageType.BUNDLE, BUNDLE.pack(count), entries)
+    return pack(MessageType.BUNDLE, BUNDLE.pack(count), entries)
 
 
 def pack_packed_bundle(count: int, length: int, frame: bytes) -> bytes:
-    return _pack(MessageType.PACKED_BUNDLE, PACKED_BUNDLE.pack(count, length), frame)
+    return pack(MessageType.PACKED_BUNDLE, PACKED_BUNDLE.pack(count, length), frame)
 
 
 def pack_answer(codes: bytes) -> bytes:
-    return _pack(MessageType.ANSWER, codes)
+    return pack(MessageType.ANSWER, codes)
 
 
 def pack_left_out(name: bytes, why: str) -> bytes:
-    return _pack(MessageType.LEFT_OUT, name[:MOST_NAME_BYTES], b"\0", _text(why))
+    return pack(MessageType.LEFT_OUT, name[:MOST_NAME_BYTES], b"\0", pack_text(why))
 
 
 def pack_total(size: int) -> bytes:
-    return _pack(MessageType.TOTAL, _TOTAL.pack(min(size, MOST_SIZE)))
+    return pack(MessageType.TOTAL, _TOTAL.pack(min(size, MOST_SIZE)))
 
 
 def pack_bye() -> bytes:
-    return _pack(MessageType.BYE)
-
-
-def bad(reason: str) -> PeerError:
-    """The error for a peer that says something it must not."""
-    return PeerError(None, reason)
+    return pack(MessageType.BYE)
 
 
 def parse_header(data: bytes | memoryview, at: int = 0) -> tuple[MessageType, int]:
     """(MessageType, bytes of payload) of the message at an offset; PeerError if there can be no such message."""
     number, length = HEADER.unpack_from(data, at)
-    kind = _TYPES.get(number)
+    kind = TYPES.get(number)
     if kind is None:
         raise bad(f"message of unknown type {number}")
     if not _LEAST_BYTES[kind] <= length <= _MOST_BYTES.get(kind, MOST_CONTROL_BYTES):
@@ -502,42 +390,13 @@ def _parse_file(payload: bytes) -> File:
         raise bad("a malformed FILE message")
     limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE
     if file.size > limit or (file.kind == FileKind.FILE and -(-file.size // LEAF_BYTES) >= 1 << 32):
-        raise bad("a file larger than any file can be")
+        raise bad("a file of an impossible size")
     return file
 
 
 def _parse_want(payload: bytes) -> Want:
     index, count = _WANT.unpack(payload[:_WANT.size])
-    return Want(index, _parse_ranges(count, payload[_WANT.size:]))
-
-
-def _parse_ranges(count: int, data: bytes) -> tuple[tuple[int, int], ...]:
-    if count > MOST_RANGES or len(data) != count * _RANGE.size:
-        raise bad("ranges that do not fill their message")
-    ranges = tuple(_RANGE.iter_unpack(data))
-    end = 0
-    for first, length in ranges:
-        if first < end or length == 0:
-            raise bad("ranges out of order")
-        end = first + length
-    return ranges
-
-
-def _parse_extra(payload: bytes) -> Extra:
-    flags, first = _EXTRA.unpack(payload[:_EXTRA.size])
-    return Extra(flags, first, payload[_EXTRA.size:])
-
-
-def _parse_remove(payload: bytes) -> Remove:
-    flags, count = _REMOVE.unpack(payload[:_REMOVE.size])
-    return Remove(flags, _parse_ranges(count, payload[_REMOVE.size:]))
-
-
-def _parse_removed(payload: bytes) -> Removed:
-    count, failed = _REMOVED.unpack(payload[:_REMOVED.size])
-    if len(payload) > _REMOVED.size + MOST_TEXT_BYTES:
-        raise bad("a malformed result")
-    return Removed(count, failed, payload[_REMOVED.size:].decode("utf-8", "replace"))
+    return Want(index, parse_ranges(count, payload[_WANT.size:]))
 
 
 def _parse_sketch(payload: bytes) -> SketchPart:
@@ -554,7 +413,7 @@ def _parse_holes(payload: bytes) -> Holes:
         raise bad("a holes message of the wrong length")
     holes = Holes(*_HOLES.unpack(payload))
     if holes.count == 0:
-        raise bad("holes that are none")
+        raise bad("holes of no blocks")
     return holes
 
 
@@ -579,7 +438,7 @@ def _parse_left_out(payload: bytes) -> LeftOut:
 def _parse_total(payload: bytes) -> Total:
     total = Total(*_TOTAL.unpack(payload))
     if total.size > MOST_SIZE:
-        raise bad("more bytes than any files can have")
+        raise bad("a total that is impossible")
     return total
 
 
@@ -592,6 +451,5 @@ _PARSERS: dict[MessageType, Callable[[bytes], Message]] = {
     MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
     MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye,
     MessageType.HOLES: _parse_holes, MessageType.ANSWER: Answers,
-    MessageType.SKETCH: _parse_sketch, MessageType.KEEP: lambda payload: Keep(payload[0], payload[_KEEP.size:]),
-    MessageType.EXTRA: _parse_extra, MessageType.REMOVE: _parse_remove, MessageType.REMOVED: _parse_removed,
-    MessageType.LEFT_OUT: _parse_left_out, MessageType.TOTAL: _parse_total}
+    MessageType.SKETCH: _parse_sketch, MessageType.LEFT_OUT: _parse_left_out, MessageType.TOTAL: _parse_total,
+    **deletion_messages.PARSERS}

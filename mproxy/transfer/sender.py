@@ -17,6 +17,7 @@ from mproxy.transfer.basis import MOST_BLOCK_BYTES, SKETCH_BYTES_AHEAD
 from mproxy.transfer.bundles_out import BundlesOutHost, OutgoingBundles
 from mproxy.transfer.coding import pieces_of
 from mproxy.transfer.conversation import Conversation
+from mproxy.transfer.deletion_messages import Extra, Removed
 from mproxy.transfer.deletion_out import OutgoingDeletion
 from mproxy.transfer.messages import (
     AHEAD,
@@ -28,12 +29,10 @@ from mproxy.transfer.messages import (
     REBUILT,
     Answers,
     Coded,
-    Extra,
     FileKind,
     MessageType,
     Outcome,
     ReceiverHello,
-    Removed,
     Result,
     SketchPart,
     Want,

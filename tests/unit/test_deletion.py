@@ -8,17 +8,21 @@ from hypothesis import strategies as st
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer import deletion_out, messages
-from mproxy.transfer.deletion_out import Deletion, DeletionObserver, removable
-from mproxy.transfer.messages import (
+from mproxy.transfer.deletion_messages import (
     ANSWERS,
     CONTINUES,
     LAST,
     Extra,
     Keep,
-    MessageType,
     Remove,
     Removed,
+    pack_extra,
+    pack_keep,
+    pack_remove,
+    pack_removed,
 )
+from mproxy.transfer.deletion_out import Deletion, DeletionObserver, removable
+from mproxy.transfer.messages import MessageType
 from mproxy.transfer.selection import Selection
 from tests.unit.joined import Joined
 from tests.walked import find_sources
@@ -237,10 +241,10 @@ def test_what_stays_has_all_it_lies_in(parts, deep):
 
 def test_there_and_back():
     for packed, message in (
-            (messages.pack_keep(Keep(LAST | CONTINUES, b"d\0a\0\0")), Keep(3, b"d\0a\0\0")),
-            (messages.pack_extra(Extra(ANSWERS, 7, b"fd/a\0dd/b")), Extra(4, 7, b"fd/a\0dd/b")),
-            (messages.pack_remove(Remove(LAST, ((0, 2), (5, 1)))), Remove(1, ((0, 2), (5, 1)))),
-            (messages.pack_removed(Removed(3, 1, "é")), Removed(3, 1, "é"))):
+            (pack_keep(Keep(LAST | CONTINUES, b"d\0a\0\0")), Keep(3, b"d\0a\0\0")),
+            (pack_extra(Extra(ANSWERS, 7, b"fd/a\0dd/b")), Extra(4, 7, b"fd/a\0dd/b")),
+            (pack_remove(Remove(LAST, ((0, 2), (5, 1)))), Remove(1, ((0, 2), (5, 1)))),
+            (pack_removed(Removed(3, 1, "é")), Removed(3, 1, "é"))):
         kind, length = messages.parse_header(packed)
         assert messages.parse_payload(kind, packed[-length:]) == message
 
@@ -259,14 +263,14 @@ def lie(places, link, kind, other, **options):
 
 @pytest.mark.parametrize("remove", [Remove(LAST, ((0, 7),)), Remove(LAST, ((6, 1),)), Remove(LAST, ((1 << 31, 9),))])
 def test_only_what_was_found_can_be_deleted(places, remove):
-    assert "not named" in lie(places, "sending", MessageType.REMOVE, lambda _: messages.pack_remove(remove))
+    assert "not named" in lie(places, "sending", MessageType.REMOVE, lambda _: pack_remove(remove))
 
 
 @pytest.mark.parametrize("names", [b"..\0\0", b"/\0\0", b"top/../beside\0\0", b"\0\0\0", b"beside/z\0\0", b"x" * 300,
                                    b"top/.a.mproxy-part\0\0"])
 def test_directories_that_are_none(places, names):
     """Goal: a sender names what it likes: nothing outside is listed, and what cannot be listed is not deleted."""
-    assert lie(places, "sending", MessageType.KEEP, lambda _: messages.pack_keep(Keep(LAST, names))) is None
+    assert lie(places, "sending", MessageType.KEEP, lambda _: pack_keep(Keep(LAST, names))) is None
 
 
 def test_a_sender_that_says_it_twice(places):
@@ -274,24 +278,24 @@ def test_a_sender_that_says_it_twice(places):
 
 
 def test_a_sender_that_deletes_before_it_knows(places):
-    assert lie(places, "sending", MessageType.KEEP, lambda message: messages.pack_remove(
+    assert lie(places, "sending", MessageType.KEEP, lambda message: pack_remove(
         Remove(LAST, ((0, 1),)))) == "the sender would delete what it does not know yet"
 
 
 @pytest.mark.parametrize("extra", [Extra(ANSWERS | LAST, 1, b"ftop/a"), Extra(ANSWERS | LAST, 0, b"xtop/a"),
                                    Extra(ANSWERS | LAST, 0, b"f\0f"), Extra(0, 0, b"f")])
 def test_a_receiver_that_names_nonsense(places, extra):
-    error = lie(places, "receiving", MessageType.EXTRA, lambda _: messages.pack_extra(extra))
+    error = lie(places, "receiving", MessageType.EXTRA, lambda _: pack_extra(extra))
     assert error is not None and "deleted" in error
 
 
 def test_a_receiver_that_names_without_end(places):
-    endless = messages.pack_extra(Extra(0, 0, b""))
+    endless = pack_extra(Extra(0, 0, b""))
     assert lie(places, "receiving", MessageType.EXTRA, lambda message: message * 2) is not None
     assert lie(places, "receiving", MessageType.EXTRA, lambda message: endless) == "not over", "it waits, and times out"
 
 
-@pytest.mark.parametrize("early", [messages.pack_extra(Extra(LAST, 0, b"")), messages.pack_removed(Removed(1, 0, ""))])
+@pytest.mark.parametrize("early", [pack_extra(Extra(LAST, 0, b"")), pack_removed(Removed(1, 0, ""))])
 def test_a_receiver_that_speaks_of_it_first(places, early):
     there, here = places
     joined = Joined([there / "top"], here)
@@ -302,7 +306,7 @@ def test_a_receiver_that_speaks_of_it_first(places, early):
 def test_a_sender_that_nobody_lets_delete(places):
     there, here = places
     joined = Joined([there / "top"], here)
-    joined.sending.change = lambda kind, message: messages.pack_keep(Keep(LAST, b"top\0\0")) + message if (
+    joined.sending.change = lambda kind, message: pack_keep(Keep(LAST, b"top\0\0")) + message if (
         kind == MessageType.BYE) else message
     assert joined.run() == "the sender would delete what this receiver keeps"
     assert (here / "top/old").exists()
