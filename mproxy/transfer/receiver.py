@@ -36,7 +36,7 @@ from mproxy.transfer.partial import Busy
 from mproxy.transfer.present import Differs
 from mproxy.transfer.rebuilding import Rebuilding, note_wrong, write_coded
 from mproxy.transfer.results import result_of
-from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 from mproxy.transfer.workers import Kind, Together
 from mproxy.transport._packet import EndCode
 
@@ -194,23 +194,11 @@ class FileReceiver(Conversation, BundlesInHost):
         else:
             arriving = self._arriving(block.index)
             if arriving is not None:
-                self._check_block(arriving, block, length)
+                whole = self._rebuilding.check(arriving, block) if isinstance(block, Coded) else length
+                arriving.take_block(block.number, whole)
         buffer = self._buffers.take(length)
         self._waiting_block = buffer is None
         return buffer
-
-    def _check_block(self, arriving: Arrival, block: Block | Coded, length: int) -> None:
-        file = arriving.file
-        if isinstance(block, Coded):
-            length = self._rebuilding.check(arriving, block)
-        if not arriving.asked or arriving.end is not None:
-            raise messages.bad("a block of a file that was not requested")
-        if file.kind == FileKind.PIPE:
-            if block.number not in (arriving.next_number, arriving.next_number - 1):
-                raise messages.bad("blocks of a pipe out of order")
-            arriving.next_number = block.number + 1
-        elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
-            raise messages.bad("a block outside its file")
 
     def on_block(self, block: Bulk, data: memoryview) -> None:
         if isinstance(block, messages.Bundle):
@@ -349,9 +337,7 @@ class FileReceiver(Conversation, BundlesInHost):
         arriving = self._arriving(end.index)
         if arriving is None:
             return
-        if arriving.target is None or arriving.end is not None:
-            raise messages.bad("the end of a file that was not requested")
-        arriving.end = end
+        arriving.take_end(end)
         if self._whole is not None:
             self._write_whole()
         else:
@@ -361,13 +347,7 @@ class FileReceiver(Conversation, BundlesInHost):
         arriving = self._arriving(holes.index)
         if arriving is None or arriving.failure:
             return
-        target = arriving.target
-        arriving.hole_blocks += holes.count
-        # Between two holes there is data, or the end of a range that was asked for.
-        if (not arriving.asked or target is None or arriving.end is not None or not arriving.file.sparse
-                or not self._destination.takes_holes or arriving.pending > MOST_PENDING
-                or holes.first + holes.count >= arriving.blocks or arriving.hole_blocks >= arriving.blocks):
-            raise messages.bad("holes of a file that was not requested, or that has none there")
+        target = arriving.take_holes(holes, self._destination.takes_holes and arriving.pending <= MOST_PENDING)
         self._submit(arriving, lambda: target.write_holes(holes.first, holes.count),
                      lambda _result, error: self._was_written(arriving, None, True, error))
 
