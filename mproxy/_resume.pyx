@@ -28,7 +28,7 @@ cdef Stream *resume_settle(StreamSet streams, const SessionState *lasting, const
                 state.sent = state.out.head
         elif stream.listed_epoch != lasting.epoch:
             stream_rewind(state, 0)
-        streams.rejoin(stream)
+        rejoin(streams, stream)
     following = <Stream *>streams.finished_list.first
     while following != NULL:
         stream = following
@@ -36,8 +36,23 @@ cdef Stream *resume_settle(StreamSet streams, const SessionState *lasting, const
         following = <Stream *>stream.in_all.next
         if state.aborted and state.reset_ours and not unknown_to_peer(stream, lasting, listed):
             streams.revive(stream)
-            streams.rejoin(stream)
+            rejoin(streams, stream)
     return NULL
+
+
+cdef void rejoin(StreamSet streams, Stream *stream) noexcept:
+    """Let the stream send on the new carrier what is missing, or again a reset that may have been lost."""
+    cdef StreamState *state = stream.state
+    if state.aborted:
+        stream.reset_due = state.reset_ours
+        streams.retire_if_finished(stream)
+    elif state.peak > state.sent:
+        streams.resend_bytes += state.peak - state.sent
+    if stream.blocked:
+        stream.blocked = False
+        streams.space(stream)
+    streams.ask_ack(stream)
+    streams.transmitter.ready(stream)
 
 
 cdef bint unknown_to_peer(const Stream *stream, const SessionState *lasting, const PeerList *listed) noexcept nogil:

@@ -78,7 +78,6 @@ cdef class StreamSet:
     cdef void barrier_passed(self) noexcept
     cpdef bytes resume_list(self)
     cpdef bint owes_reset(self) noexcept
-    cdef void rejoin(self, Stream *stream) noexcept
     # another process
     cdef Stream *adopt(self, StreamState *state) noexcept
 

@@ -1,7 +1,7 @@
 """The streams of a session, and what their applications do to them.
 
 Flow control is here: how much an application may give (`room`), when it may give again (`poll_space`), when what it
-took is acknowledged. So is the life of a stream from `add_stream` to `retire_if_finished` and `forget`. What the peer
+took is acknowledged. So is the life of a stream from `add_stream` to `retire_if_finished` and `forget`. What the
 peer may say, and what that does to streams, is in _session.
 """
 
@@ -481,20 +481,6 @@ cdef class StreamSet:
                 return True
             stream = <const Stream *>stream.in_all.next
         return False
-
-    cdef void rejoin(self, Stream *stream) noexcept:
-        """Let the stream send on the new carrier what is missing, or again a reset that may have been lost."""
-        cdef StreamState *state = stream.state
-        if state.aborted:
-            stream.reset_due = state.reset_ours
-            self.retire_if_finished(stream)
-        elif state.peak > state.sent:
-            self.resend_bytes += state.peak - state.sent
-        if stream.blocked:
-            stream.blocked = False
-            self.space(stream)
-        self.ask_ack(stream)
-        self.transmitter.ready(stream)
 
     # ---- the life of a stream
 
