@@ -3,9 +3,9 @@
 import os
 import random
 import signal
-import time
 
 import pytest
+from lab import pause
 from test_transfer import MANY, Transfer, content
 
 KILLS = 10
@@ -80,7 +80,7 @@ def test_killed_at_any_moment(transfer, seed):
         tree.change()
         sender = transfer.send(through, *words)
         victims = chance.choice([[sender], [receiver], [sender, receiver]])
-        time.sleep(chance.uniform(0.1, 0.8))  # at any moment
+        pause(chance.uniform(0.1, 0.8))  # at any moment
         for victim in victims:
             victim.signal(signal.SIGKILL)
             victim.wait()
