@@ -105,7 +105,7 @@ cdef class ParcelReader:
         else:
             result = self.take_early(stream, frame, payload)
         if result == Early.EARLY_WRONG:
-            session.fail(CloseCode.OFFSET_ERROR, "DATA behind the end of its direction, or another end than before")
+            session.fail(CloseCode.OFFSET_ERROR, "DATA after the end of its direction, or a different end than before")
         self.refused = result == Early.EARLY_NO_ROOM
         if result <= 0:
             return False

@@ -89,7 +89,7 @@ class Leaving:
         names, listeners = self._names, self._listeners()
         places = self._places(len(listeners))
         if places < 0:
-            raise LocalError(f"FileDescriptorStoreMax={self._room * self._workers} is too small for anything")
+            raise LocalError(f"FileDescriptorStoreMax={self._room * self._workers} is too small even for the ports")
         kept, lost = descriptors[:places], len(descriptors[places:])
         manifest = make_manifest({
             "program": self._program, "version": __version__, "stored_at": time.monotonic(), "vows": self._vows(),

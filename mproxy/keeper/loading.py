@@ -39,7 +39,7 @@ def load_apart(dump: int, descriptors: list[int], judge: Judge) -> str:
     with open(read_end, "rb") as pipe:
         found = pipe.read()
     os.waitpid(pid, 0)
-    return "" if found == RIGHT else found.decode(errors="replace") or "it died when it read the dump"
+    return "" if found == RIGHT else found.decode(errors="replace") or "it died while reading the dump"
 
 
 def _load(dump: int, descriptors: list[int], judge: Judge, pipe: int) -> NoReturn:
@@ -48,7 +48,7 @@ def _load(dump: int, descriptors: list[int], judge: Judge, pipe: int) -> NoRetur
         numbers, about = load_sessions(mmap.mmap(dump, 0, mmap.MAP_PRIVATE, mmap.PROT_READ), descriptors)
         found, damaged = recover()
         if damaged or found != numbers:
-            raise LocalError(f"{damaged or len(numbers) - len(found)} of {len(numbers)} sessions cannot be right")
+            raise LocalError(f"{damaged or len(numbers) - len(found)} of {len(numbers)} sessions are damaged")
         for number in numbers:
             record = kept_record(number)
             if record and not judge(record):

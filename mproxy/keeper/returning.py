@@ -137,7 +137,7 @@ class Returning:
     def _find_manifest(self, program: str) -> dict[str, Any]:
         names, given = self._names, self._store.fds
         if len(given.get(names.manifest, [])) != 1 or len(given.get(names.dump, [])) != 1:
-            raise DamagedStore("it is not whole")
+            raise DamagedStore("a part of it is missing")
         found = read_manifest(given[names.manifest][0])
         if found["program"] != program:
             raise DamagedStore(f"it is {found['program']}'s, not {program}'s")

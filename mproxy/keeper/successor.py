@@ -52,7 +52,7 @@ class Successor:
             os.dup2(log, 2)
             os.close(log)
         if self._facts["program"] != program:
-            self.fail(f"it is {program}, not {self._facts['program']}")
+            self.fail(f"what is installed is {program}, not {self._facts['program']}")
 
     def fail(self, why: object) -> NoReturn:
         """End, and have the other one say why."""

@@ -194,7 +194,7 @@ class Candidate:
         if self.caller.met:
             return f"{reason} before the welcome"
         if self._tunnel is not None:
-            return f"{reason} without an answer of {self._tunnel.name}"
+            return f"{reason} without an answer from {self._tunnel.name}"
         return (f"{reason} without an answer: what listens there is not an sproxy (captive portals and web servers"
                 " behave this way), or it is refusing this address for a while")
 

@@ -77,7 +77,7 @@ class Certificate:
             raise CertificateError(f"the certificate is for a {ROLES[self.role]}, not for a {ROLES[role]}")
 
     def check_time(self, now: float, living: bool = False) -> None:
-        """CertificateError unless it is valid at `now`; of a session that began with it it need not have ended."""
+        """CertificateError unless it is valid at `now`; of a session that began with it, it need not have ended."""
         if now < self.valid_after:
             raise CertificateError(f"the certificate is not valid before {say_time(self.valid_after)}")
         if now >= self.valid_before and not living:

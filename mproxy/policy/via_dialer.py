@@ -207,7 +207,7 @@ class ViaAttempt:
             self._fail(OSError(self._say_end()))
 
     def _say_end(self) -> str:
-        met = "before the welcome" if self.caller.met else "without an answer of sproxy"
+        met = "before the welcome" if self.caller.met else "without an answer from sproxy"
         hint = NOT_ON_PATH if self.command.status == NOT_FOUND and not self.caller.met else ""
         return f"the command ended {met}: {self.command.say_end()}{hint}"
 
@@ -223,7 +223,7 @@ class ViaAttempt:
         words = f"; its last words: {self.command.last_words}" if self.command.last_words else ""
         text = self._banner.text()
         words += f"; it printed: {text}" if text else ""
-        self._fail(OSError(f"the command brought no answer of sproxy within {self._patience_us / 1e6:g}s{words}"))
+        self._fail(OSError(f"the command brought no answer from sproxy within {self._patience_us / 1e6:g}s{words}"))
 
     def _exchange(self) -> None:
         try:

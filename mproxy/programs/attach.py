@@ -115,7 +115,7 @@ def connect(path: str) -> tuple[socket.socket, dict[str, Any]]:
         connection.settimeout(None)
     except OSError:
         connection.close()
-        raise MproxyError("cannot attach: sproxy does not answer; is it just ending?") from None
+        raise MproxyError("cannot attach: sproxy does not answer; it may be ending: try again") from None
     try:
         facts = parse(answer)
         if facts["ok"]:

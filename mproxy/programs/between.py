@@ -137,7 +137,7 @@ class CommandRun:
             command.dismiss(LAST_WORDS_US if ended or self.brought_sproxy else 0)
             loop.run()
         if ended and time.monotonic() < by:
-            self._ending = f"ends without an answer of sproxy: {command.ending}"
+            self._ending = f"ends without an answer from sproxy: {command.ending}"
         elif ended:
             self._ending = "closes its output, but is still running"
         self._last_words = command.last_words
@@ -147,9 +147,9 @@ class CommandRun:
         """Whether it leads to an sproxy."""
         printed = self._banner.text()[:SHOWN]
         if self.brought_sproxy:
-            before = f", behind {self._banner.length} bytes of other text: {printed}" if printed else ""
-            return CheckResult("command", OK, f"it brings an sproxy, whose first word came after {say_s(self._took_s)}"
-                               f"{before}", took_s=round(self._took_s, 6))
+            before = f", after {self._banner.length} bytes of other text: {printed}" if printed else ""
+            return CheckResult("command", OK, "it leads to an sproxy, whose first word came after"
+                               f" {say_s(self._took_s)}{before}", took_s=round(self._took_s, 6))
         words = f"; its last words: {self._last_words}" if self._last_words else ""
         words += f"; it printed: {printed}" if printed else ""
         if self._refused:
@@ -159,7 +159,7 @@ class CommandRun:
         elif self._ending:
             text = f"it {self._ending}{words}"
         else:
-            text = f"it has brought no answer of sproxy for {self._patience_s:g} s{words}"
+            text = f"it has brought no answer from sproxy for {self._patience_s:g} s{words}"
         return CheckResult("command", FAULT, text, (
             "try it in a shell with </dev/null: it must reach 'sproxy --attach' at the other end without a question, as"
             " it has no terminal here (ssh -o BatchMode=yes shows the same)"))

@@ -87,11 +87,11 @@ usage: mproxy copy [options] FILE... [USER@]HOST:PATH
 
 Copy files and directories to another host, or from there, as scp does: ssh
 starts the other end, the data go over UDP. Copied again after an interruption,
-it continues where it stopped. HOST needs mproxy, installed.
+it continues where it stopped. HOST needs mproxy installed.
 
   -P PORT            sshd's port; --ssh COMMAND is ssh with any options
   --links            symbolic links as links; --copy-links: what they lead to
-  --exclude PATTERN  leave out what fits, as rsync does; --include before it
+  --exclude PATTERN  leave out what matches, as rsync does; --include before it
   --update           skip by size and time what is there (--checksum: by hash)
   --no-clobber       leave files alone that exist and are different
   --limit RATE       such as 20Mbit; --dry-run only names what would be copied
@@ -163,7 +163,7 @@ is A to the server and B to the client.
   --delay TIME       in one direction; --jitter TIME varies it
   --rate RATE        of the link, such as 100Mbit; --queue SIZE waits for it
   --mtu N            drop larger packets
-  --seed N           the same fate for the same packets, once more
+  --seed N           the same losses for the same packets, every time
 
 examples:
   mproxy impair --loss 5/0 --delay 10ms --rate 100Mbit 7001 127.0.0.1 7000
@@ -220,8 +220,8 @@ Wait until a cproxy or sproxy is in a state; for scripts.
   --for ended        no session is left, or the program has ended
   --timeout TIME     give up after this long (default never)
 
-exit status: 0 it is so, 1 --timeout has expired, or nothing of that name runs
-that could end
+exit status: 0 the state is reached, 1 --timeout has expired, or nothing that
+could end has that name
 
 example: mproxy wait --for connected --timeout 30s && make deploy
 The whole story: mproxy wait --help-all

@@ -77,7 +77,7 @@ def certify_parser() -> OneLineParser:
         "what principals= in authorized_keys asks for; with --host the names of the host, also with * and wildcards"))
     parser.add(parser, "--valid", parse_duration, metavar="TIME", default=24 * 3600 * SECOND_US, help=(
         "how long from now on (default 1d)"))
-    parser.add(parser, "--serial", _parse_serial, metavar="N", help="its number, for revoking (default: one by chance)")
+    parser.add(parser, "--serial", _parse_serial, metavar="N", help="its number, for revoking (default: random)")
     parser.add(parser, "--option", _parse_option, metavar="NAME=VALUE", action="append", help=(
         "bind it to target=, listen=, from=, max-streams= or max-sessions=, as a line of authorized_keys; repeatable"))
     parser.add_argument("--host", action="store_true", help="the key is that of an sproxy, not of a client")

@@ -118,8 +118,8 @@ def split(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options] [USER@]HOST[:PORT] [NAME]",
         "Connect standard input and output to sshd on HOST by a session that survives\n"
-        "outages and changes of address: for ssh_config's ProxyCommand. What is needed on\n"
-        "HOST is mproxy, installed; ssh starts it there.\n\n"
+        "outages and changes of address: for ssh_config's ProxyCommand. HOST needs mproxy\n"
+        "installed; ssh starts it there.\n\n"
         "  HOST:PORT       where sshd listens (default port 22)\n"
         "  NAME            what ssh_config calls HOST, if it has settings for that name",
         "TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).\n\n"

@@ -22,8 +22,8 @@ _USAGE = """mproxy copy [options] FILE... [USER@]HOST:PATH
 _DESCRIPTION = """\
 Copy files and directories to another host, or from there, as scp does. The
 other end is started by ssh, with a key for this copy alone; the data go over
-UDP, or through ssh where UDP does not get through. What is needed on HOST is
-mproxy, installed. Copied again after an interruption, it continues where it
+UDP, or through ssh where UDP does not get through. HOST needs mproxy
+installed. Copied again after an interruption, it continues where it
 stopped.
 
 A directory that exists, or a PATH with a slash at its end, takes what is copied
@@ -129,7 +129,7 @@ def split(argv: list[str] | None) -> tuple[dict[str, Any], list[str]]:
     parser.add(group, "--remote-mproxy", parse_name, metavar="COMMAND", help=(
         "mproxy on HOST (default: mproxy on the PATH there, or in ~/.local/bin or /usr/local/bin)"))
     group.add_argument("--other-end", action="store_true", default=None, help=(
-        "what ssh runs on HOST; alone, and not for people"))
+        "what ssh runs on HOST, as its only option; not for people"))
     add_path_options(parser, group)
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", default=None, help="print one JSON object per file")

@@ -109,7 +109,7 @@ def _configure(request: CopyRequest) -> TransferConfig:
             paths = without_dots(paths)
             check_names(paths)
         elif len(paths) > 1:
-            raise MproxyError(f"{len(paths)} things fit, but there is no directory {request.renamed}; several are"
+            raise MproxyError(f"{len(paths)} names match, but there is no directory {request.renamed}; several are"
                               " copied into one, so name one that exists, or write a slash behind it to have it made")
         if request.config.compress:
             zstd.load()

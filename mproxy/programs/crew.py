@@ -197,7 +197,7 @@ class Crew:
         guest.release()
         with guest.sock:
             if not self._inboxes.send(where.worker, about, words, [guest.sock.fileno()]):
-                self._log.warning("refused", peer=guest.peer, why="the worker that has its session takes no more now")
+                self._log.warning("refused", peer=guest.peer, why="the worker that has its session is busy")
         if isinstance(words, bytearray):
             words[:] = bytes(len(words))
         self.roster.send_guest(where.worker)

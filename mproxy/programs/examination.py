@@ -254,7 +254,7 @@ class Examination:
                 "start sproxy there ('ss -ltn' on the server shows who listens), or correct the port; a firewall that"
                 " rejects looks the same")
         return f"{where}: {reason_of(error)}", (
-            "a router or a firewall on the way says so: is the host on, and does its network know the way back?")
+            "a router or firewall on the path says so: is the host on, and does its network know the way back?")
 
     # ---- who answers
 
@@ -330,7 +330,7 @@ class Examination:
         if not self._config.host_fingerprint:
             file = self._config.known_hosts_file or "known_hosts"
             return f"{compare}; only if they match change {file} as said above"
-        return (f"the server at {self._where} is not the one that --host-fingerprint means: it is another one, or it"
+        return (f"the server at {self._where} does not have the key of --host-fingerprint: it is another server, or it"
                 f" has a new key, or someone is intercepting the connection; {compare}; only if they match give cproxy"
                 f" --host-fingerprint {offered} instead")
 
@@ -355,11 +355,11 @@ class Examination:
                 yield CheckResult("key", WARNING, f"our certificate: {self._notes.why}", (
                     "sproxy lets us in only if it knows the key itself; else have the CA sign a new one"), key=ours)
             if self._context is None:
-                yield CheckResult("key", NOTE, "without encryption there are no keys: anybody may come in")
+                yield CheckResult("key", NOTE, "without encryption there are no keys: sproxy lets anyone in")
             elif self._has_key:
-                yield CheckResult("key", OK, f"our key may come in{named}", key=ours)
+                yield CheckResult("key", OK, f"sproxy lets our key in{named}", key=ours)
             else:
-                yield CheckResult("key", NOTE, "there is no key here yet, and it is not needed: sproxy lets anybody in")
+                yield CheckResult("key", NOTE, "there is no key here yet, and none is needed: sproxy lets anyone in")
             return True
         if code == CloseCode.KEY_REFUSED:
             text = f"sproxy does not let our key in{named}: {heard.error}" if self._has_key else (
@@ -368,12 +368,12 @@ class Examination:
                 f"mproxy authorize USER@{self._host} puts our key into its authorized_keys; or append there what"
                 " 'mproxy keygen' prints here"), key=ours)
         elif code == CloseCode.WRONG_ADDRESS:
-            yield CheckResult("key", FAULT, f"our key may come in, but not from here{named}: {heard.error}",
+            yield CheckResult("key", FAULT, f"sproxy lets our key in, but not from this address{named}: {heard.error}",
                               "change from= in the line of that key in sproxy's authorized_keys", key=ours)
         elif heard.error is not None:
             yield CheckResult("key", FAULT, f"sproxy turns us away: {heard.error}", "see the line 'refused' in its log")
         else:
-            yield CheckResult("key", FAULT, f"sproxy ends the connection: {heard.ended or 'it falls silent'}",
+            yield CheckResult("key", FAULT, f"sproxy ends the connection: {heard.ended or 'it says nothing more'}",
                               "see its log; it may be ignoring this address for a while, after too many failures")
         return False
 
@@ -396,17 +396,17 @@ class Examination:
                 return f"a TLS server or portal, not an sproxy{f': {subject}' if subject else ''}", (
                     f"{wrong_port}; a network that lets only web traffic through may answer in its place")
         if first:
-            return f"something else than an sproxy: it sent {describe_bytes(first)}", wrong_port
+            return f"something other than an sproxy: it sent {describe_bytes(first)}", wrong_port
         if heard.ended is not None:
-            return f"the connection is ended without a word ({heard.ended})", (
+            return f"the connection is closed without a word ({heard.ended})", (
                 "what listens there is not an sproxy, or one that is ignoring this address for a while after too many"
                 " failures: see its log")
         if heard.unacknowledged:
-            return "the connection stands, but what is sent on it vanishes", (
-                "a firewall lets connections begin and nothing through: ask who runs it, or use another port")
-        return "silence: the connection stands, and nobody speaks", (
-            "the program there hangs (sproxy: see its log, and restart it), or it is not an sproxy and waits for other"
-            " words")
+            return "the connection is up, but what is sent on it vanishes", (
+                "a firewall lets connections begin, but nothing more: ask who runs it, or use another port")
+        return "silence: the connection is up, but nothing comes", (
+            "the program there hangs (sproxy: see its log, and restart it), or it is not an sproxy and waits for"
+            " something else")
 
     # ---- how good the path is
 
@@ -419,8 +419,8 @@ class Examination:
                 took.append(each.took_s)
             time.sleep(ROUND_PAUSE_S)
         if not took:
-            yield CheckResult("path", WARNING, f"none of {ROUNDS} more connections stood",
-                              "does a firewall count connections? Wait a minute, and try again")
+            yield CheckResult("path", WARNING, f"none of {ROUNDS} more connections was accepted",
+                              "does a firewall limit their number? Wait a minute, and try again")
             return
         least = min(took)
         whole = [each for each in took if each < least + LOST_S]
@@ -461,13 +461,13 @@ class Examination:
             return
         passes = next((size for size in SEGMENTS if self._large_is_heard(way, size)), None)
         if passes is None:
-            yield CheckResult("size", WARNING, "much data at once does not get there, in packets of whatever size",
-                              "the path is very narrow or lossy: try again, and with --session")
+            yield CheckResult("size", WARNING, "more than a little data does not get there, whatever the packets' size",
+                              "the path is very slow or loses packets: try again, also with --session")
             return
-        text = f"full-size packets vanish, and nobody says so; those with {passes} bytes get there"
+        text = f"full-size packets vanish without an ICMP message; those of {passes} bytes get there"
         yield CheckResult("size", WARNING, text, (
             "cproxy finds that out and uses small ones after some seconds. Better: let ICMP 'fragmentation needed'"
-            " ('packet too big') pass on the way, or set the MTU of"
+            " ('packet too big') pass along the path, or set the MTU of"
             f" {outgoing_device(way.address) or 'the interface'} to {passes + 80}"), segment_bytes=passes)
 
     def _ask_over_udp(self, way: Way) -> UdpAnswer | None:
@@ -492,14 +492,14 @@ class Examination:
         """Of an answer over UDP."""
         heard, port = answer.heard, way.address[1]
         if answer.differs:
-            return CheckResult("udp", WARNING, "another server than over TCP answers over UDP", (
+            return CheckResult("udp", WARNING, "a different server answers over UDP than over TCP", (
                 f"UDP port {port} must lead to the same sproxy as TCP port {port}; sessions go over TCP until it does"),
                 passes=True, answers=False)
         if answer.is_sproxy:
             return CheckResult("udp", OK, f"sproxy answers over UDP, in {say_s(heard.took_s)}: sessions go over it",
                                passes=True, answers=True)
-        why = heard.error or heard.ended or "it falls silent"
-        return CheckResult("udp", WARNING, f"something else than an sproxy answers over UDP: {why}", (
+        why = heard.error or heard.ended or "it says nothing more"
+        return CheckResult("udp", WARNING, f"something other than an sproxy answers over UDP: {why}", (
             f"which program has UDP port {port}? sproxy must have it; sessions go over TCP until it does"),
             passes=True, answers=False)
 
@@ -520,7 +520,7 @@ class Examination:
     def _explain_udp(self, answer: OSError | bytes | None, port: int) -> tuple[str, str]:
         """(what became of a datagram to which sproxy does not answer, what to do)."""
         if isinstance(answer, bytes):
-            return "something else than an sproxy answers over UDP: sessions go over TCP", (
+            return "something other than an sproxy answers over UDP: sessions go over TCP", (
                 f"which program has UDP port {port}? 'ss -lun' on the server shows it; sproxy must have it")
         if answer is None:
             return "no answer over UDP: sessions go over TCP, and mproxy send gets nowhere", (
@@ -529,4 +529,4 @@ class Examination:
             return ("datagrams get there, but nothing listens for them on that port: sessions go over TCP (sproxy"
                     " --no-udp, or an older release)"), ""
         return f"datagrams do not get there: {reason_of(answer)}; sessions go over TCP", (
-            f"a router or a firewall on the way says so: let UDP to port {port} through like TCP")
+            f"a router or firewall on the path says so: let UDP to port {port} through like TCP")

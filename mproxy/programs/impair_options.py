@@ -210,7 +210,7 @@ def _parse_profile(text: str) -> str:
 def _add_path_options(parser: OneLineParser, parse_rebind: Callable[[str], int], now: str = "") -> None:
     """Those of a PathConfig, and --profile."""
     parser.add(parser, "--profile", _parse_profile, metavar="NAME", help=(
-        f"a network as it is met: {', '.join(PROFILES)}; other options change that"))
+        f"a network as people meet it: {', '.join(PROFILES)}; other options override it"))
     group = parser.add_argument_group("packets")
     for option, what in (("--loss", "lose P %% of them"), ("--duplicate", "deliver P %% of them twice"),
                          ("--corrupt", "damage P %% of them"), ("--reorder", "reorder P %% of them")):

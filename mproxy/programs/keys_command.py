@@ -357,7 +357,7 @@ class ProgramRun:
         self.said += data or b""
         if len(self.said) > MOST_BYTES:
             self.said = b""
-            self._fail(f"it says more than {MOST_BYTES >> 20} MiB")
+            self._fail(f"it printed more than {MOST_BYTES >> 20} MiB")
         return bool(data)
 
     def _read_errors(self) -> bool:

@@ -160,7 +160,7 @@ def check_ours(path: str) -> None:
                 return
     except FileNotFoundError:
         return
-    raise RuntimeError(f"{path} already exists, and 'mproxy push' has not written it: remove it, or go on with it")
+    raise RuntimeError(f"{path} already exists, and was not written by 'mproxy push': remove it, or keep using it")
 
 
 def unpack(archive: IO[bytes], place: str) -> None:

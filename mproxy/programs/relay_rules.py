@@ -91,7 +91,7 @@ def _say_listed(rule: dict[str, Any]) -> str:
 def parse_rule_words(words: list[str]) -> dict[str, Any]:
     """What is to be done, of `add RULE`, `remove NAME|RULE`, `list`; UsageError."""
     if not words or words[0] not in WAYS:
-        found = f"not one of them: {printable(words[0])}; " if words else ""
+        found = f"unknown action: {printable(words[0])}; " if words else ""
         raise UsageError(f"{found}expected add, remove or list after 'mproxy relay rule'")
     do, *rest = words
     argument = WAYS[do]

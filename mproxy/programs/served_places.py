@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "::1")
 
-NOT_ALLOWED = "sproxy does not allow to listen there (see its --allow-listen, and listen= in authorized_keys)"
-TOO_MANY = f"this key has sproxy listen at {MAX_PLACES} places already"
+NOT_ALLOWED = "sproxy does not allow listening there (see its --allow-listen, and listen= in authorized_keys)"
+TOO_MANY = f"sproxy already listens at {MAX_PLACES} places for this key, which is the limit"
 
 
 class ServedPlaces:
@@ -111,14 +111,14 @@ class ServedPlaces:
     def settle(self, client: Client) -> None:
         """A client has asked, on this carrier, for all that it wants."""
         for place in [each for each in client.places.values() if each.epoch != client.endpoint.session.epoch]:
-            self._end(client, place, "it is not asked for any more")
+            self._end(client, place, "cproxy no longer asks for it")
 
     def listen(self, client: Client, number: int, text: str) -> None:
         """A client asks for a place."""
         mark = zlib.crc32(text.encode())
         former = client.places.get(number)
         if former is not None and former.mark != mark:
-            self._end(client, former, "another one has its number")
+            self._end(client, former, "cproxy gave its number to another one")
             former = None
         try:
             spot = parse_spot(text)
@@ -127,7 +127,7 @@ class ServedPlaces:
             place = former or self._open(client, number, mark, spot)
         except MproxyError as error:
             if former is not None:
-                self._end(client, former, "it is not allowed any more")
+                self._end(client, former, "it is no longer allowed")
             why = f"not a place to listen at: {error}" if isinstance(error, UsageError) else str(error)
             self._log.warning("remote-refused", session=client.name, peer=client.peer, at=printable(text), why=why)
             answer_place(client.endpoint, number, False, why)
@@ -165,7 +165,7 @@ class ServedPlaces:
         """The client's rights have changed."""
         for place in list(client.places.values()):
             if place.spot is not None and not self._access.may_listen(place.spot, client.grant):
-                self._end(client, place, "it is not allowed any more")
+                self._end(client, place, "it is no longer allowed")
                 if client.endpoint.session.state == CarrierState.ACTIVE:
                     answer_place(client.endpoint, place.number, False, NOT_ALLOWED)
 

@@ -100,7 +100,7 @@ class SocksGreeting:
             sent = self._sock.send(data)
             self._written += sent
             if sent < len(data):
-                raise SocksError("it does not read what it is answered")
+                raise SocksError("it does not read its answer")
 
     def fail(self, why: str, answer: bytes = b"") -> None:
         """Refuse it."""

@@ -125,7 +125,7 @@ def sproxy_parser() -> OneLineParser:
         "ask this program for the lines of a key that is not there; in it %%k is the key, %%f its fingerprint"))
     parser.add(group, "--authorized-keys-command-user", parse_name, "run it as this user", metavar="USER")
     parser.add(group, "--revoked-keys", parse_name, metavar="FILE", help=(
-        "keys, and certificates by serial or id, that count no more"))
+        "list of keys, and of certificates by serial or id, that are revoked"))
     group.add_argument("--closed", action="store_true", default=None, help=(
         "as long as there is no authorized_keys, let nobody in"))
     group.add_argument("--trust-attached", action="store_true", default=None, help=(

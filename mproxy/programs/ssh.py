@@ -13,8 +13,8 @@ PROGRAM = "mproxy ssh"
 HELP = """\
 usage: mproxy ssh [any ssh option] [USER@]HOST [COMMAND]
 
-ssh, whose connection survives outages and changes of address. What is needed on
-HOST is mproxy, installed; the first call starts it there, by an ssh of its own.
+ssh, whose connection survives outages and changes of address. HOST needs mproxy
+installed; the first call starts it there, by an ssh of its own.
 Options, exit status and messages are those of ssh: see ssh(1).
 
   mproxy ssh ann@server

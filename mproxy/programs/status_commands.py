@@ -113,14 +113,14 @@ def _kill(argv: list[str]) -> int:
             return 0
     for one in silent:
         complain("mproxy kill", say_silent(one))
-    raise MproxyError(f"no session {printable(session)} is here; 'mproxy status' shows those that are")
+    raise MproxyError(f"there is no session {printable(session)} here; 'mproxy status' lists them")
 
 
 def split_name(text: str) -> tuple[str, dict[str, int]]:
     """(session, {"stream": number} if it names one) of SESSION or SESSION/STREAM. UsageError."""
     session, slash, number = text.partition("/")
     if not session:
-        raise UsageError(f"not a session: {printable(text)}; 'mproxy status' shows how they are called")
+        raise UsageError(f"not a session: {printable(text)}; 'mproxy status' shows their names")
     if not slash:
         return session, {}
     if not (number.isascii() and number.isdigit()):
@@ -142,13 +142,13 @@ def _wait(argv: list[str]) -> int:
         "  connected   a session has a carrier\n"
         "  away        a session has lost its carrier and waits for the next\n"
         "  ended       no session is left, or the program has ended\n\n"
-        "Of several programs that are meant it is enough that one is connected or away;\n"
-        "they have ended when all have. A program that does not run yet is waited for,\n"
-        "and that is said; only for the end of a NAME or PID that was never seen nothing\n"
-        "is waited for: that is an error.",
+        "Where several programs are meant, one that is connected, or away, is enough;\n"
+        "they have ended when all of them have. If nothing of that name runs yet, a line\n"
+        "says so, and it is waited for; but to wait for the end of a NAME or PID that was\n"
+        "never seen is an error.",
         "TIME is a number with us, ms, s, m, h or d (a bare number is seconds).\n\n"
-        "exit status: 0 it is so, 1 --timeout has expired, or nothing of that name runs\n"
-        "that could end, 2 wrong command line\n\n"
+        "exit status: 0 the state is reached, 1 --timeout has expired, or nothing that\n"
+        "could end has that name, 2 wrong command line\n\n"
         "example: mproxy wait --for connected --timeout 30s && make deploy")
     parser.add_choice(parser, "--for", ("connected", "away", "ended"), "the state (default connected)")
     parser.add(parser, "--timeout", parse_duration, metavar="TIME", help="give up after this long (default never)")

@@ -82,9 +82,9 @@ def add_source_options(parser: OneLineParser, group: argparse._ActionsContainer,
     links.add_argument("--copy-links", action="store_const", const="copy", default=None, dest="links", help=(
         "send what symbolic links in directories lead to"))
     group.add_argument("--exclude", action="append", dest="rules", type=lambda text: (False, text), metavar="PATTERN",
-                       help="leave out what fits in directories, as rsync does; the first pattern that fits decides")
+                       help="leave out what matches in directories, as rsync does; the first match decides")
     group.add_argument("--include", action="append", dest="rules", type=lambda text: (True, text), metavar="PATTERN",
-                       help="send what fits, although a later --exclude would leave it out")
+                       help="send what matches, although a later --exclude would leave it out")
     group.add_argument("--dry-run", action="store_true", default=None, help=(
         "print the names of what would be sent, and with --delete of what would be deleted, and do neither"))
     group.add_argument("--delete", action="store_true", default=None, help=(

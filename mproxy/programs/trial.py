@@ -40,7 +40,7 @@ def try_session(config: CproxyConfig, long: bool) -> Iterator[CheckResult]:
     with Trial(config) as trial:
         trial.watch(config.connect_timeout_us / 1e6, "connected")
         if not trial.count("connected"):
-            why = trial.why("dial-failed") or "no session came about in time"
+            why = trial.why("dial-failed") or "no session within that time"
             yield CheckResult("session", FAULT, f"no session: {why}", "'cproxy --log-level debug' says more")
             return
         yield CheckResult("session", OK, "a session began" + _say_round_trip(trial.status()))
@@ -56,12 +56,13 @@ def _judge_daemon(trial: Trial) -> CheckResult:
         first = trial.output.split(b"\n")[0].decode(errors="replace").strip("\r")
         return CheckResult("daemon", OK, f"the daemon says: {printable(first[:SHOWN])}", banner=first[:SHOWN])
     if reset:
-        return CheckResult("daemon", WARNING, f"the session stands, but not the connection to the daemon: {reset}",
+        return CheckResult("daemon", WARNING, f"there is a session, but no connection to the daemon: {reset}",
                            "is the daemon running on sproxy's host? sproxy's command line names its address")
     if trial.process.poll() is not None:
         return CheckResult("daemon", WARNING, "the daemon ended the connection without a word",
-                           "what is it? 'telnet' to it on sproxy's host shows more")
-    return CheckResult("daemon", NOTE, f"the daemon accepted and has said nothing for {BANNER_S:g} s: many wait for us")
+                           "try it with 'telnet' on sproxy's host")
+    return CheckResult("daemon", NOTE, f"the daemon accepted and has said nothing for {BANNER_S:g} s: many wait for"
+                       " the client")
 
 
 def _stay(trial: Trial) -> Iterator[CheckResult]:

@@ -78,4 +78,4 @@ def ask_for_upgrade(facts: Facts) -> str:
     except OSError as error:
         raise MproxyError(f"cannot ask it: {error.strerror}") from None
     except ValueError:
-        raise MproxyError("it does not say how it went: its log does") from None
+        raise MproxyError("it has not said how it went; its log has that") from None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-STRANGE = "it does not answer as programs of this release do"
+STRANGE = "it does not answer as programs of this release do; upgrade or restart it"
 
 
 class Refused(MproxyError):

@@ -222,7 +222,7 @@ class PartialFile(ArrivingFile):
             if named is not None and (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino):
                 # We were killed between the two steps of giving it its name.
                 os.unlink(name, dir_fd=self._directory)
-                raise Busy("a part that has its name already")
+                raise Busy("the partial file already has its final name")
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: it has a second name (hard link)")
 
     def _read_state(self) -> bool:

@@ -48,7 +48,7 @@ class Rebuilding:
         if not block.coding or block.coding & ~self.abilities or block.length > LEAF_BYTES or (
                 block.coding & REBUILT and arriving.basis is None) or (
                 arriving.file.kind == FileKind.FILE and arriving.coded_blocks > arriving.blocks):
-            raise bad("a block coded as it must not be")
+            raise bad("a block in a coding that was not agreed on")
         return block.length
 
     def is_likely_changed(self, file: File) -> bool:

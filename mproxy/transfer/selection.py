@@ -39,7 +39,7 @@ class Selection:
 def _compiled(pattern: str) -> re.Pattern[bytes]:
     path = pattern.encode("utf-8", "surrogateescape").rstrip(b"/")
     if not path:
-        raise UsageError(f"pattern {pattern!r}: it fits nothing; give a name, such as '*.o' or 'build/'")
+        raise UsageError(f"pattern {pattern!r}: it matches nothing; give a name, such as '*.o' or 'build/'")
     before = b"" if path.startswith(b"/") else b"(?:.*/)?"
     try:
         return re.compile(before + _expression(path.lstrip(b"/")), re.DOTALL)

@@ -205,7 +205,7 @@ cdef class Connection:
         """Both sides' options and numbers are known."""
         self.heard_now(now)
         if self.setup.agree(now) < 0:
-            self.end(EndCode.NO_MEMORY, "no memory", now)
+            self.end(EndCode.NO_MEMORY, "out of memory", now)
         elif not self.setup.sealed:
             self.move(ConnectionCause.KEYS)
 
@@ -233,7 +233,7 @@ cdef class Connection:
             self.channel.woken(now)
         self.path.note_source(source, length)
         if self.channel.recovery.failed:
-            self.end(EndCode.NO_MEMORY, "no memory", now)
+            self.end(EndCode.NO_MEMORY, "out of memory", now)
         self.check_done(now)
 
     # ---- the end

@@ -103,7 +103,7 @@ class Gate:
         visit = self._visits.pop(token, 0.0) > time.monotonic()
         if not visit and not hmac.compare_digest(token.encode(), self.token.encode()):
             return _refusal("open the address that mproxy web printed: it has a token" if not token else
-                            "that token is wrong, of another start, or was used: see what mproxy web printed")
+                            "that token is wrong or was used: open the address that mproxy web printed last")
         answer = RedirectResponse(self.place, 303)
         answer.set_cookie(COOKIE, self._cookie, path=self.place, httponly=True, samesite="strict")
         return answer

@@ -5,7 +5,7 @@ import ast
 import functools
 import re
 
-from tests.meta.sources import ROOT, source_files
+from tests.meta.sources import ROOT, blank_strings, source_files
 
 # Known patterns of translated English, each beside what a native speaker would write.
 FOREIGN = (
@@ -29,6 +29,12 @@ FOREIGN = (
     (r"\bhas no \w+ left\b|\bleads? to itself\b", "has run out of ..., would relay to itself"),
     (r"\bno place for\b", "nowhere to"),
     (r"\bis over\b", "has ended, has expired"),
+    (r"\b(?:an|no) answer of (?!more)", "an answer from ..."),
+    (r"\ballows? to\b", "allows ...ing, lets ..."),
+    (r"\belse than\b", "other than"),
+    (r"\bby chance\b", "at random, random"),
+    (r"\bconnection stands\b|\bsession stands\b", "the connection is up, there is a session"),
+    (r"\b(?:patterns?|names?|what) (?:that )?fits?\b|\bthings fit\b", "what matches"),
 )
 
 # Compared by the other side, which may be older: a change of the protocol, not of a text.
@@ -38,6 +44,9 @@ ON_THE_WIRE = {"cproxy started anew"}
 NO_MESSAGES = {"mproxy/relay/kernel/nft.py"}
 
 WORDS = re.compile(r"[A-Za-z']+ +[A-Za-z'{(]")
+
+# Of a Cython file, whose docstrings and comments are left out.
+CYTHON_TEXT = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 
 
 def template(node):
@@ -69,12 +78,19 @@ def messages(path):
     return sorted(found)
 
 
+def cython_messages(path):
+    """[(line, text)] of a Cython file, the same."""
+    lines = blank_strings(path.read_text()).split("\n")
+    return [(number, text) for number, line in enumerate(lines, 1) for text in CYTHON_TEXT.findall(line)
+            if WORDS.search(text)]
+
+
 @functools.cache
 def all_messages():
     """[(file:line, text)] of the package."""
-    names = {str(path.relative_to(ROOT)): path for path in source_files(".py")}
+    names = {str(path.relative_to(ROOT)): path for path in source_files(".py", ".pyx")}
     return [(f"{name}:{line}", text) for name, path in names.items() if name not in NO_MESSAGES
-            for line, text in messages(path)]
+            for line, text in (messages if path.suffix == ".py" else cython_messages)(path)]
 
 
 def test_messages_are_idiomatic():
@@ -95,8 +111,7 @@ def test_messages_are_well_formed():
 
 def test_failures_are_quoted_as_programs_say_them():
     """What docs/operations.md quotes from a log is a text of the source."""
-    source = "\n".join(text for _place, text in all_messages()) + "\n".join(
-        path.read_text() for path in source_files(".pyx"))
+    source = "\n".join(text for _place, text in all_messages())
     table = (ROOT / "docs/operations.md").read_text().partition("## Failures")[2].partition("## Monitoring")[0]
     quoted = [text for row in re.findall(r'why="([^"]+)"', table) for text in re.split(r"\.\.\.|: ", row)]
     assert quoted

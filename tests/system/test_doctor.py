@@ -155,7 +155,7 @@ def test_a_firewall_that_says_so(pair, lab, doctor):
     lab.router.run("nft", "-f", "-", input=(
         "table inet t { chain c { type filter hook forward priority 0; reject with icmpx admin-prohibited; }; }"))
     verdict = doctor()
-    assert "firewall on the way" in verdict.of("connect")["advice"]
+    assert "firewall on the path" in verdict.of("connect")["advice"]
     assert verdict.of("udp")["passes"] is False
 
 
@@ -212,7 +212,7 @@ def test_another_program_on_udp(pair, lab, ends, doctor, who):
     verdict = doctor(status=0)
     udp = verdict.of("udp")
     assert (udp["verdict"], udp["passes"], udp["answers"]) == ("warning", True, False)
-    assert ("another server" if who == "another sproxy" else "something else") in udp["text"]
+    assert ("a different server" if who == "another sproxy" else "something other") in udp["text"]
     assert verdict.of("trust")["offered"] == fingerprint(spki(1)) and verdict.of("trust")["verdict"] == "ok"
 
 

@@ -77,7 +77,7 @@ def test_a_rule_of_the_file_is_back_after_a_reload(lab, relay):
     (["add"], 2, "missing argument: RULE; expected mproxy relay rule add 'RULE'"),
     (["list", "7005"], 2, "unexpected argument: 7005"),
     ([], 2, "expected add, remove or list after 'mproxy relay rule'"),
-    (["drop", "7005"], 2, "not one of them: drop; expected add, remove or list"),
+    (["drop", "7005"], 2, "unknown action: drop; expected add, remove or list"),
     (["add", "7006 -> " + "a" * 5000 + ":1"], 2, "is too long; put it into the file and reload"),
 ])
 def test_mistakes_change_nothing(lab, relay, words, status, says):

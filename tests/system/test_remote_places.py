@@ -190,7 +190,7 @@ def test_who_may_listen_where(pair, lab, allowed, listed, asked, works):
         pair.cproxy.event("remote-listening")
         return
     for program in (pair.cproxy, pair.sproxy):
-        assert "does not allow to listen there" in program.event("remote-refused")["why"]
+        assert "does not allow listening there" in program.event("remote-refused")["why"]
     assert not listens_at(lab, asked.rpartition(":")[2])
 
 

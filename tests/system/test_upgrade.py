@@ -100,7 +100,7 @@ def test_mproxy_upgrade_says_how_it_went(kept):
     ("RAISES", "it ended before it was ready: exit status 1"),
     ("RAISES_LATER", "SystemError: a mistake"),
     ("CANNOT_READ", "it cannot read the dump: not for me"),
-    ("DIES_LOADING", "it died when it read the dump"),
+    ("DIES_LOADING", "it died while reading the dump"),
     ("DIES_READY", "it ended before it was ready: SIGKILL"),
     ("TOO_NEW", "it reads dumps of version 7 to 9, and this build writes 1 to 2"),
 ])

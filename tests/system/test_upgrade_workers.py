@@ -135,7 +135,7 @@ def test_no_byte_is_lost_in_upgrades(crew, seed):
 @OVER_TCP
 @pytest.mark.parametrize("fault, why", [
     (builds.EXITS, "it ended before it was ready: exit status 3"),
-    (builds.DIES_LOADING, "it died when it read the dump"),
+    (builds.DIES_LOADING, "it died while reading the dump"),
     (ONE_CANNOT_READ, "not for me"),
     (ONE_DIES, "one of its keepers has ended"),
     (builds.TOO_NEW, "it reads dumps of version 7 to 9, and this build writes 1 to 2"),

@@ -131,7 +131,7 @@ def test_a_command_that_ends_at_once_says_why(pair):
     start(pair, "echo first >&2; echo Permission denied >&2; exit 255")
     assert pair.app_is_reset()
     why = pair.cproxy.event("dial-failed")["why"]
-    assert why == "the command ended without an answer of sproxy: exit status 255: Permission denied"
+    assert why == "the command ended without an answer from sproxy: exit status 255: Permission denied"
     assert [event["line"] for event in pair.cproxy.events("via-says")][:2] == ["first", "Permission denied"]
 
 
@@ -158,7 +158,7 @@ def test_a_hung_command_is_replaced(pair, attaching, tmp_path):
           "--connect-timeout", "1s", "--eager")
     pair.cproxy.event("connected")
     why = pair.cproxy.event("dial-failed")["why"]
-    assert why == "the command brought no answer of sproxy within 1s"
+    assert why == "the command brought no answer from sproxy within 1s"
     until(lambda: not in_session(hung.read_text().strip()), 10, "the hung command's session to be empty")
     echoed(pair)
 
@@ -332,7 +332,7 @@ def test_the_doctor_goes_by_the_command(pair, attaching, doctor):
 @pytest.mark.parametrize(("command", "text"), [
     ("echo Permission denied >&2; exit 255", "exit status 255; its last words: Permission denied"),
     ("echo 'This account is closed.'; exit 1", "it printed: This account is closed."),
-    ("sleep 1000", "no answer of sproxy for 1 s"),
+    ("sleep 1000", "no answer from sproxy for 1 s"),
     ("exec 1>&- 0>&-; sleep 1000", "closes its output, but is still running"),
     ("yes", "more than 64 KiB"),
     ("nothing-of-that-name", "not found")])

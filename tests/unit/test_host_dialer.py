@@ -259,7 +259,7 @@ def test_a_carrier_that_is_lost_on_its_way_to_the_port(ways):
 
 def test_a_missing_program_is_named(ways):
     ways.dialer.start()
-    ways.via.observer.on_dial_failed("the command ended without an answer of sproxy: exit status 127")
+    ways.via.observer.on_dial_failed("the command ended without an answer from sproxy: exit status 127")
     (why,) = ways.asked.failures
     assert why.startswith("mproxy is not installed on server")
 

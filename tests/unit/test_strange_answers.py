@@ -69,7 +69,7 @@ def test_status_shows_the_others(strange, capfd, options):
 def test_kill_and_wait_pass_it_over(strange, capfd):
     assert status_commands.kill_main(["00000000"]) == 1
     said = capfd.readouterr().err
-    assert "no session 00000000 is here" in said and strange in said
+    assert "there is no session 00000000 here" in said and strange in said
     assert status_commands.wait_main(["--for", "away", "--timeout", "0"]) == 1
     assert "--timeout has expired" in capfd.readouterr().err
 
