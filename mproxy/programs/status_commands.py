@@ -228,14 +228,14 @@ def say_silent(silent: Surveyed) -> str:
 
 def name_applications(found: list[Facts]) -> None:
     """Add process and name to the applications of all streams, where they are on this host and may be seen."""
-    for facts in found:
-        applications = {_ends_of(stream["application"]): stream["application"]
-                        for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
-                        if stream["application"]}
-        if applications:
-            from mproxy.programs.status_json import running
-            from mproxy.service.owners import find_owners
-            for ends, (pid, name) in find_owners(facts["pid"], applications, running()).items():
+    asked = [(facts["pid"], {_ends_of(stream["application"]): stream["application"]
+                             for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
+                             if stream["application"]}) for facts in found]
+    if any(applications for _pid, applications in asked):
+        from mproxy.programs.status_json import running
+        from mproxy.service.owners import find_owners
+        for (_pid, applications), owners in zip(asked, find_owners(asked, running()), strict=True):
+            for ends, (pid, name) in owners.items():
                 applications[ends].update(pid=pid, process=name)
 
 

@@ -1,7 +1,7 @@
 """Whose sockets these are. What for: _sockets.pxd."""
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, strtoull
 from libc.string cimport memcmp, memcpy, memset, strncmp
 
@@ -31,16 +31,16 @@ cdef extern from "<fcntl.h>" nogil:
     int open(const char *path, int flags)
 
 cdef extern from "<dirent.h>" nogil:
-    ctypedef struct DIR:
-        pass
-    struct dirent:
+    struct dirent64:
+        int64_t d_off
+        unsigned short d_reclen
         char d_name[256]
-    DIR *fdopendir(int fd)
-    dirent *readdir(DIR *directory)
-    int closedir(DIR *directory)
+    ssize_t getdents64(int fd, void *entries, size_t room)
 
 cdef extern from "<unistd.h>" nogil:
+    int SEEK_SET
     int close(int fd)
+    int64_t lseek64(int fd, int64_t offset, int whence)
     ssize_t readlinkat(int directory, const char *path, char *text, size_t room)
 
 cdef extern from "<stdio.h>" nogil:
@@ -51,6 +51,8 @@ cdef enum:
     AT_ONCE = 64         # questions, whose answers fit into the socket's buffer
     ANSWER_BYTES = 8192
     PATIENCE_S = 2
+    MOST_GOES = 1 << 24
+    NAMES_BYTES = 8192   # some 300 descriptors of a process, read in one go: to list one costs more than its link
 
 
 def find_inodes(bytes keys not None):
@@ -145,8 +147,11 @@ cdef bint is_that(const inet_diag_msg *told, const uint8_t *key) noexcept nogil:
 
 
 def find_processes(inodes not None, processes not None):
-    """The process that has each socket, of those that are named, looked at in that order; 0: none that can be seen."""
+    """The process that has each socket, of those that are named, looked at in that order; 0: none that can be seen.
+    What a process has beyond its first few hundred descriptors is looked at when all have been looked into."""
     cdef Py_ssize_t count = len(inodes), left = 0, i
+    cdef int64_t at
+    cdef int goes
     cdef size_t room = 16
     cdef SoughtSocket *slots
     cdef SoughtSocket *slot
@@ -163,12 +168,17 @@ def find_processes(inodes not None, processes not None):
             if inodes[i] and slot.inode == 0:
                 slot.inode = inodes[i]
                 left += 1
-        for each in processes:
-            if left == 0:
-                break
-            process = each
-            with nogil:
-                left -= look_into(process, slots, room, left)
+        waiting = [(process, 0) for process in processes]
+        for goes in (1, MOST_GOES):
+            larger = []
+            for process, at in waiting:
+                if left == 0:
+                    break
+                with nogil:
+                    left -= look_into(process, &at, goes, slots, room, left)
+                if at > 0:
+                    larger.append((process, at))
+            waiting = larger
         for i in range(count):
             if inodes[i]:
                 found[i] = slot_of(slots, room, inodes[i]).process
@@ -185,33 +195,42 @@ cdef SoughtSocket *slot_of(SoughtSocket *slots, size_t room, uint64_t inode) noe
     return &slots[at]
 
 
-cdef Py_ssize_t look_into(uint32_t process, SoughtSocket *slots, size_t room, Py_ssize_t left) noexcept nogil:
-    """How many of the `left` sockets it has; none when it has gone, or is not ours to look into."""
+cdef Py_ssize_t look_into(uint32_t process, int64_t *at, int goes, SoughtSocket *slots, size_t room,
+                          Py_ssize_t left) noexcept nogil:
+    """How many of the `left` sockets it has among the descriptors that so many goes at their list name, from `at` on,
+    which is then where the list goes on; 0: it is at its end. A process may have gone, or be not ours to look into."""
     cdef char text[64]
-    cdef DIR *directory
-    cdef dirent *entry
+    cdef char names[NAMES_BYTES]
+    cdef dirent64 *entry
     cdef SoughtSocket *slot
-    cdef ssize_t length
-    cdef Py_ssize_t found = 0
+    cdef ssize_t listed, length
+    cdef Py_ssize_t found = 0, begin
+    cdef int64_t first = at[0]
     cdef int fd
+    at[0] = 0
     snprintf(text, sizeof(text), "/proc/%u/fd", process)
     fd = open(text, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     if fd < 0:
         return 0
-    directory = fdopendir(fd)
-    if directory == NULL:
-        close(fd)
-        return 0
-    while found < left:
-        entry = readdir(directory)
-        if entry == NULL:
+    if first > 0:
+        lseek64(fd, first, SEEK_SET)
+    while goes > 0 and found < left:
+        goes -= 1
+        listed = getdents64(fd, names, sizeof(names))
+        at[0] = 0
+        begin = 0
+        while begin < listed and found < left:
+            entry = <dirent64 *>&names[begin]
+            at[0] = entry.d_off
+            begin += entry.d_reclen
+            length = readlinkat(fd, entry.d_name, text, sizeof(text) - 1)
+            if length > 8 and strncmp(text, "socket:[", 8) == 0:
+                text[length] = 0
+                slot = slot_of(slots, room, strtoull(text + 8, NULL, 10))
+                if slot.inode != 0 and slot.process == 0:
+                    slot.process = process
+                    found += 1
+        if listed <= 0:
             break
-        length = readlinkat(fd, entry.d_name, text, sizeof(text) - 1)
-        if length > 8 and strncmp(text, "socket:[", 8) == 0:
-            text[length] = 0
-            slot = slot_of(slots, room, strtoull(text + 8, NULL, 10))
-            if slot.inode != 0 and slot.process == 0:
-                slot.process = process
-                found += 1
-    closedir(directory)
+    close(fd)
     return found

@@ -10,7 +10,8 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 
 from mproxy.service._sockets import find_inodes, find_processes
 
@@ -24,23 +25,29 @@ _MAPPED = bytes(10) + b"\xff\xff"
 Ends = tuple[tuple[str, int], tuple[str, int]]
 
 
-def find_owners(pid: int, wanted: Collection[Ends], last: Collection[int] = ()) -> dict[Ends, tuple[int, str]]:
+def find_owners(asked: Sequence[tuple[int, Collection[Ends]]],
+                last: Collection[int] = ()) -> list[dict[Ends, tuple[int, str]]]:
     """(process, its name) of those ends of connections that processes on this host have, as far as they may be seen.
 
-    Looked for in the network namespace of process `pid`; at the processes `last` after all others.
+    `asked`: (process, ends of connections in its network namespace) of several, for all of which each process is looked
+    into once; the processes `last` after all others. Returns a dictionary for each.
     """
-    numeric = [(ends, key) for ends in wanted if (key := _key(ends)) is not None]
-    found = find_pids(pid, b"".join(key for _ends, key in numeric), last)
-    names = {process: name_of(process) for process in set(found) if process}
-    return {ends: (process, names[process]) for (ends, _key), process in zip(numeric, found, strict=True) if process}
+    numeric = [[(ends, key) for ends in wanted if (key := _key(ends)) is not None] for _pid, wanted in asked]
+    found = find_pids([(pid, b"".join(key for _ends, key in each))
+                       for (pid, _wanted), each in zip(asked, numeric, strict=True)], last)
+    names = {process: name_of(process) for process in {process for some in found for process in some} if process}
+    return [{ends: (process, names[process]) for (ends, _key), process in zip(each, some, strict=True) if process}
+            for each, some in zip(numeric, found, strict=True)]
 
 
-def find_pids(pid: int, keys: bytes, last: Collection[int] = ()) -> list[int]:
-    """The process that has each connection, 0 where none is seen: as `find_owners`. `keys`: those of _stream_text."""
-    if not keys:
-        return []
-    inodes = _inodes(pid, keys)
-    return find_processes(inodes, _processes(last)) if any(inodes) else inodes
+def find_pids(asked: Sequence[tuple[int, bytes]], last: Collection[int] = ()) -> list[list[int]]:
+    """The process that has each connection, 0 where none is seen: as `find_owners`, with keys of _stream_text."""
+    inodes = [_inodes(pid, keys) if keys else [] for pid, keys in asked]
+    found = [inode for each in inodes for inode in each]
+    if any(found):
+        found = find_processes(found, _processes(last))
+    each_found = iter(found)
+    return [list(islice(each_found, len(each))) for each in inodes]
 
 
 def name_of(process: int) -> str:
