@@ -35,7 +35,7 @@ def test_first_byte_and_flights_of_a_resume(pair, cable, carrier_options):
     RESUME among it, and the next that it gets brings the daemon's bytes."""
     flights_up = 1 if "--plaintext" in carrier_options else 2
     pair.peer("count", DAEMON_PORT, "0.005")
-    pair.start()
+    pair.start(cproxy=["--log-level", "debug"])  # which tells of every resume, however many there are
     arrivals = Arrivals(pair.app())
     until(lambda: arrivals.times, 10, "first number")
     numbers = itertools.count()
