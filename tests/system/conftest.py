@@ -132,7 +132,7 @@ TCP = "test_carriers", "test_crowd", "test_figures", "test_long_path", "test_sig
 BY_KIND = {
     **{name: {"udp": [], "plaintext": ["--plaintext"]} for name in WHATEVER},
     **{name: {"tls": OVER_TCP, "plaintext": ["--plaintext"]} for name in TCP},
-    **{name: {"tls": OVER_TCP, "udp": []} for name in ("test_bad_paths", "test_clocks")},
+    **{name: {"tls": OVER_TCP, "udp": []} for name in ("test_bad_paths", "test_clocks", "test_fault_points")},
 }
 
 

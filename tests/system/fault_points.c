@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 static struct { uint32_t left, again, deaths; } *faults;
@@ -51,6 +52,9 @@ static void after(long result)
     errno = error;
 }
 
+BEHIND(int, recvmmsg, (int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout),
+       (fd, messages, count, flags, timeout))
+BEHIND(int, sendmmsg, (int fd, struct mmsghdr *messages, unsigned count, int flags), (fd, messages, count, flags))
 BEHIND(int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 BEHIND(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length),
        (fd, level, name, value, length))

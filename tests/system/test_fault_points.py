@@ -19,7 +19,7 @@ from proxies import CPROXY_PORT, DAEMON_PORT
 
 KEPT = (sys.executable, Path(__file__).with_name("kept_proxy.py"))
 NUMBERS = struct.Struct("3I")  # as fault_points.c has them
-STRIDE = 4
+STRIDE = 8
 MOST_AGAIN = 60  # calls of the next worker
 
 pytestmark = pytest.mark.long
