@@ -4,9 +4,11 @@
    blocked nobody waits longer than the head start.
 2. As soon as sproxy has answered over UDP TCP is left alone, or UDP, if HELLO was already said over TCP: sproxy should
    not see two of our carriers compete. The other joins again if that leads to nothing.
-3. If TCP was faster although UDP had its head start, UDP counts as blocked: it is tried after a minute, then after
-   twice as long each time, up to half an hour, and whenever the network has changed. A session that TCP carries then
-   moves by an ordinary resume.
+3. If TCP was faster although UDP had its head start, UDP counts as blocked: it is tried after five seconds, as it may
+   have been a path that was bad for a moment, then after twice as long each time, up to half an hour, and whenever the
+   network has changed. A session that TCP carries then moves by an ordinary resume. Where UDP passes and soon does not
+   any more, again and again, each change is a pause for the session: the times go on to grow until UDP has carried it
+   for a minute.
 4. An sproxy that says over TCP that it takes no carriers over UDP, as older ones do by saying nothing, is not asked
    over UDP again until it says something else. Both is remembered from one run to the next (`policy.udp_record`).
 5. Where every millisecond of the start counts (`starts_quickly`: --stdio, and ssh) the first dial is TCP's, whose code
@@ -39,9 +41,15 @@ if TYPE_CHECKING:
 HEAD_START_US = 300_000
 ANSWERED_US = 1_000_000
 
-# When UDP is tried again where it did not pass: at first, and at most.
-AGAIN_US = 60_000_000
+# When UDP is tried again where it did not pass: at first, and at most; and for how long it has to carry a session until
+# that counts as passing.
+AGAIN_US = 5_000_000
 MOST_AGAIN_US = 1_800_000_000
+LASTING_US = 60_000_000
+
+# For how long at least the next run of cproxy does without the head start there: what it does not wait for is worth
+# more to it than UDP in its first minute.
+REMEMBERED_US = 60_000_000
 
 # A session that TCP carries: how long after that began or the network changed, and for how long, UDP is tried.
 MOVE_AFTER_US = 500_000
@@ -71,9 +79,11 @@ class RaceDialer(CombinedDialer):
         self._spot: Spot | None = None  # where sproxy says that it can be reached over UDP
         self._on_tcp = False     # TCP carries a session, or did last
         self._ends: tuple[str, str] | None = None  # its addresses: sproxy's and ours
+        self._is_racing = False  # a carrier is needed, and what is dialled for it has its times
         self._is_moving = False  # a session that TCP carries is on its way to UDP
         self._is_answered = False  # sproxy has answered over UDP since it is being dialled
         self._udp_from = 0         # when that began
+        self._carries_from = 0     # when UDP began to carry the session
         blocked_s, self._failures = record.blocked(MOST_AGAIN_US // 1_000_000)  # times in a row that UDP did not pass
         self._again_at = self.loop.now() + blocked_s * 1_000_000  # when to try it again
 
@@ -93,36 +103,37 @@ class RaceDialer(CombinedDialer):
         """Dial until a carrier is welcomed; does nothing if that is under way."""
         if self._is_moving and self._is_answered:
             # sproxy closes the old carrier when it welcomes the new one, and that may be seen before the welcome.
-            self._is_moving = False
+            self._is_moving, self._is_racing = False, True
             self._delay.set(ANSWERED_US, self._start_tcp)
             return
         if self._is_moving:  # what it was to replace is lost, or in doubt
             self._is_moving = False
             self._delay.cancel()
             self._stop_udp()
-        if self.running:
+        if self._is_racing and self.running:
             return
+        self._is_racing = True
+        self._is_answered = self._is_answered and self._tries_udp()  # an attempt may have gone on when it was eased
         if not self._record.is_offered or self.loop.now() < self._again_at:
             self._start_tcp()
         elif self._starts_quickly:
-            self._is_answered = False
             self._tcp.start()
             self._delay.set(QUICKLY_US, self._start_udp)
         else:
-            self._is_answered = False
             self._start_udp()
             self._delay.set(HEAD_START_US, self._start_tcp)
 
     def stop(self) -> None:
         """Give up what is under way."""
         self._delay.cancel()
-        self._on_tcp = self._is_moving = False
+        self._on_tcp = self._is_racing = self._is_moving = False
         self._tcp.stop()
         self._stop_udp()
 
     def ease(self) -> None:
         """Begin nothing more."""
         super().ease()
+        self._is_racing = False
         self._plan_move()
 
     def network_changed(self) -> None:
@@ -132,7 +143,7 @@ class RaceDialer(CombinedDialer):
         if self._tcp.running:
             if self._record.is_offered:
                 self._start_udp()
-        else:
+        elif not self._is_racing:
             self._plan_move(MOVE_AFTER_US)
 
     def advertised(self, spot: Spot | None) -> None:
@@ -144,7 +155,7 @@ class RaceDialer(CombinedDialer):
             self._datagram.advertised(spot)
         was_blocked = self.loop.now() < self._again_at
         self._failures = self._again_at = 0  # what was found out is about another address
-        if was_blocked and spot is not None:
+        if was_blocked and spot is not None and not self._is_racing:
             self._plan_move(MOVE_AFTER_US)
 
     def close(self, closed: Callable[[], object]) -> None:
@@ -208,11 +219,11 @@ class RaceDialer(CombinedDialer):
         self._plan_move()
 
     def _note_blocked(self) -> None:
-        pause_us = min(AGAIN_US << min(self._failures, 8), MOST_AGAIN_US)
+        pause_us = min(AGAIN_US << min(self._failures, 10), MOST_AGAIN_US)
         self._again_at = self.loop.now() + pause_us
         self._failures += 1
         if self._ends is not None:
-            self._record.note_blocked(pause_us // 1_000_000, self._failures, *self._ends)
+            self._record.note_blocked(max(pause_us, REMEMBERED_US) // 1_000_000, self._failures, *self._ends)
 
     # ---- what they tell
 
@@ -221,6 +232,7 @@ class RaceDialer(CombinedDialer):
         later."""
         wanted = self.observer.still_wanted()
         if not wanted:
+            self._is_racing = False
             self._plan_move(MOVE_AFTER_US)
         return wanted
 
@@ -237,8 +249,10 @@ class RaceDialer(CombinedDialer):
 
     def datagram_welcomed(self, link: Link, caller: Caller, welcome: Welcome) -> None:
         assert self._datagram is not None
-        self._failures = self._again_at = 0
+        self._again_at = 0
         self._record.passes()
+        if self._carrying is not self._datagram:
+            self._carries_from = self.loop.now()
         self._carrying = self._datagram
         self._welcomed()
         self.observer.on_welcome(link, caller, welcome)
@@ -246,6 +260,8 @@ class RaceDialer(CombinedDialer):
     def tcp_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
         had_time = self.loop.now() - self._udp_from >= HEAD_START_US
         was_slower, was_quick = self._tries_udp() and not self._is_answered and had_time, self._starts_quickly
+        if self._carrying is self._datagram and self.loop.now() - self._carries_from >= LASTING_US:
+            self._failures = 0
         self._carrying = self._tcp
         self._welcomed()
         self._on_tcp = True

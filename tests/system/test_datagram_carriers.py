@@ -485,7 +485,7 @@ def test_a_better_route_that_leads_nowhere(pair):
 
 
 def test_when_udp_is_blocked_in_the_middle(pair):
-    """Goal: a session over UDP falls back to TCP by itself."""
+    """Goal: a session over UDP falls back to TCP by itself, and is back soon after UDP passes again."""
     pair.echo()
     pair.start()
     going = Traffic([pair.app()])
@@ -493,6 +493,9 @@ def test_when_udp_is_blocked_in_the_middle(pair):
     assert pair.cproxy.event("connected")["carrier"] == "datagram"
     block_udp(pair)
     assert on_tcp(pair.cproxy.event("resumed"))
+    going.goes_on(more=1000)
+    block_udp(pair, "del")
+    until(lambda: not on_tcp(pair.cproxy.events("resumed")[-1]), 45, "UDP carries the session again")
     going.goes_on(more=1000)
     going.finish()
 

@@ -11,10 +11,12 @@ from mproxy.policy.race_dialer import (
     AGAIN_US,
     ANSWERED_US,
     HEAD_START_US,
+    LASTING_US,
     MOST_AGAIN_US,
     MOVE_AFTER_US,
     MOVE_US,
     QUICKLY_US,
+    REMEMBERED_US,
     SETTLED_US,
     RaceDialer,
 )
@@ -35,7 +37,17 @@ class Racer(Way):
         self.starts += not self.running
         super().start()
 
-    ease = Way.stop
+    def ease(self):
+        """An attempt that is under way goes on to its end."""
+
+    def ask(self):
+        """Before the next attempt: whether it is to be; if not it eases, and nothing is under way."""
+        if self.running and not self.observer.still_wanted():
+            self.stop()
+
+    def fail(self):
+        self.observer.on_dial_failed("no answer")
+        self.ask()
 
     def advertised(self, spot):
         self.spot = spot
@@ -155,7 +167,7 @@ def test_udp_is_looked_at_again_later_and_later(race):
     race.clock.pass_us(HEAD_START_US)
     race.tcp.welcome()
     pause_us = AGAIN_US
-    for _again in range(8):
+    for _again in range(9):
         race.clock.pass_us(pause_us - 1)
         assert race.running() == []
         race.clock.pass_us(1)
@@ -169,6 +181,52 @@ def test_udp_is_looked_at_again_later_and_later(race):
     assert race.asked.welcomes == 2
     race.lose()
     assert race.running() == ["udp"], "it passes, so it has its head start again"
+
+
+def fall_back(race):
+    """The session's carrier over UDP is lost, and UDP does not pass."""
+    race.lose()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.welcome()
+    race.asked.wanted = False
+
+
+def first_look_s(race):
+    """After how many whole seconds UDP is tried again."""
+    for seconds in range(1, MOST_AGAIN_US // 1_000_000 + 1):
+        race.clock.pass_us(1_000_000)
+        if race.running():
+            return seconds
+    return None
+
+
+def test_udp_that_was_blocked_for_a_moment_carries_the_session_again_soon(race):
+    """Goal: a path that was bad for some seconds costs no minute without UDP, whenever that is."""
+    race.dialer.start()
+    for _ in range(3):
+        race.udp.welcome()
+        race.clock.pass_us(LASTING_US)
+        fall_back(race)
+        assert first_look_s(race) == 5
+
+
+def test_udp_that_never_lasts_is_looked_at_later_and_later(race):
+    """Goal: where UDP passes and is then lost, again and again, the session does not stand still every few seconds."""
+    race.dialer.start()
+    looks = []
+    for _ in range(6):
+        race.udp.welcome()
+        race.clock.pass_us(LASTING_US - HEAD_START_US - 1)
+        fall_back(race)
+        looks.append(first_look_s(race))
+    assert looks == [5, 10, 20, 40, 80, 160]
+    race.udp.welcome()
+    race.clock.pass_us(LASTING_US // 2)
+    race.lose()
+    race.udp.welcome()  # a carrier as the one before
+    race.clock.pass_us(LASTING_US // 2)
+    fall_back(race)
+    assert first_look_s(race) == 5
 
 
 def test_a_change_of_the_network_forgets_that_udp_was_blocked(race):
@@ -265,7 +323,7 @@ def test_where_udp_was_blocked_is_remembered(tmp_path):
     again.dialer.start()
     assert again.running() == ["tcp"]
     again.tcp.welcome()
-    again.clock.pass_us(AGAIN_US)
+    again.clock.pass_us(REMEMBERED_US)
     assert again.running() == ["udp"]
     again.udp.welcome()
     last = Race(str(tmp_path))
@@ -336,12 +394,39 @@ def test_a_carrier_that_was_dialled_for_in_vain_moves_later():
     race.lose()
     assert race.running() == ["udp"]
     race.asked.wanted = False
-    assert not race.udp.observer.still_wanted()
-    race.udp.ease()
+    race.udp.ask()
     race.clock.pass_us(MOVE_AFTER_US)
     assert race.running() == ["udp"] and race.tcp.starts == 1
     race.udp.welcome()
     assert race.asked.welcomes == 2
+
+
+def test_a_change_of_the_network_in_the_head_start_does_not_leave_tcp_out(race):
+    """Goal: a session that TCP has carried is lost, and networks come and go: TCP is dialled beside UDP as ever."""
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.welcome()
+    race.dialer.network_changed()
+    race.lose()
+    assert race.running() == ["udp"]
+    race.dialer.network_changed()
+    race.clock.pass_us(HEAD_START_US)
+    assert race.running() == ["udp", "tcp"]
+
+
+def test_an_attempt_that_goes_on_after_a_doubt_does_not_leave_tcp_out(race):
+    """Goal: a carrier was in doubt, is good, and is lost while sproxy is still asked over UDP."""
+    race.dialer.start()
+    race.clock.pass_us(HEAD_START_US)
+    race.tcp.welcome()
+    race.dialer.network_changed()
+    race.lose()
+    race.asked.wanted = False
+    race.dialer.ease()
+    assert race.running() == ["udp"]
+    race.lose()
+    race.clock.pass_us(HEAD_START_US)
+    assert race.running() == ["udp", "tcp"]
 
 
 def test_a_quick_start_without_tcp():
@@ -406,17 +491,17 @@ def test_a_quick_start_goes_to_the_advertised_address_as_late_as_ever():
 
 @pytest.mark.parametrize("number", range(100))
 def test_whatever_has_happened_a_session_over_tcp_tries_udp_again(seed, number):
-    """Goal: doubts, changes of the network, lost carriers, answers and welcomes at any moment; in the end TCP carries
-    the session, and UDP is tried within the longest pause."""
+    """Goal: doubts, changes of the network, lost carriers, answers, failures and welcomes at any moment; where UDP
+    leads nowhere TCP is soon dialled, too, and UDP is tried again within the longest pause."""
     chance = random.Random(f"{seed} {number}")
     race = Race(starts_quickly=chance.random() < 0.5)
 
+    def running():
+        return [getattr(race, name) for name in race.running()]
+
     def ask():
-        """Real dialers ask before each attempt, and ease when nothing is wanted."""
-        for name in race.running():
-            dialer = getattr(race, name)
-            if not dialer.observer.still_wanted():
-                dialer.ease()
+        for dialer in running():
+            dialer.ask()
 
     def welcome(name):
         if name in race.running():
@@ -424,18 +509,22 @@ def test_whatever_has_happened_a_session_over_tcp_tries_udp_again(seed, number):
 
     def refute():
         race.asked.wanted = False
-        ask()
+        chance.choice([ask, lambda: None])()
         race.dialer.ease()
 
+    def fail():
+        for dialer in running():
+            dialer.fail()
+
     steps = [race.lose, refute, ask, race.dialer.network_changed, lambda: welcome("udp"), lambda: welcome("tcp"),
-             lambda: race.udp is not None and race.udp.running and race.udp.heard(),
-             lambda: race.udp is not None and race.udp.running and race.udp.observer.on_dial_failed("no answer")]
+             lambda: race.udp is not None and race.udp.running and race.udp.heard(), fail]
     for _ in range(chance.randrange(1, 30)):
         chance.choice(steps)()
         race.clock.pass_us(chance.choice([0, 10_000, HEAD_START_US, ANSWERED_US, SETTLED_US, MOVE_US]))
     race.lose()
-    while "tcp" not in race.running():
+    for _ in range((ANSWERED_US + HEAD_START_US) // HEAD_START_US):
         race.clock.pass_us(HEAD_START_US)
+    assert "tcp" in race.running(), f"--seed {seed}: nobody dials TCP"
     race.tcp.welcome()
     for _ in range(chance.randrange(3)):  # it is in doubt for a while
         race.clock.pass_us(chance.choice([0, MOVE_AFTER_US - 1, SETTLED_US - 1]))
