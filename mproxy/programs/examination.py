@@ -130,7 +130,7 @@ class Examination:
             yield self._say_udp(self._over_udp, ways[0])
             return (yield from self._sproxy(self._over_udp.heard, ""))
         elif not connected:
-            yield from self._udp(ways[:1])
+            yield from self._udp(ways[:1], "")
         welcome = (yield from self._answer(connected)) if connected else None
         if welcome is None:
             return False
@@ -503,8 +503,9 @@ class Examination:
             f"which program has UDP port {port}? sproxy must have it; sessions go over TCP until it does"),
             passes=True, answers=False)
 
-    def _udp(self, ways: list[Way]) -> Findings:
-        """Whether sproxy answers there, and if it does not, whether datagrams get that far."""
+    def _udp(self, ways: list[Way], over_tcp: str = ": sessions go over TCP") -> Findings:
+        """Whether sproxy answers there, and if it does not, whether datagrams get that far. `over_tcp`: what there is
+        instead; nothing, if TCP does not get through either."""
         for way in ways:
             asked = self._ask_over_udp(way) if not self._silent_udp else None
             if asked is not None and asked.heard.first:
@@ -512,21 +513,21 @@ class Examination:
                 continue
             answer = probes.ask_udp(way, UDP_PATIENCE_S)
             passes = None if answer is None else isinstance(answer, bytes) or answer.errno == errno.ECONNREFUSED
-            text, advice = self._explain_udp(answer, way.address[1])
+            text, advice = self._explain_udp(answer, way.address[1], over_tcp)
             if self._certificate is None:
                 text, advice = f"{text}; sessions without encryption go over TCP alone", ""
             yield CheckResult("udp", WARNING if advice else NOTE, text, advice, passes=passes, answers=False)
 
-    def _explain_udp(self, answer: OSError | bytes | None, port: int) -> tuple[str, str]:
+    def _explain_udp(self, answer: OSError | bytes | None, port: int, over_tcp: str) -> tuple[str, str]:
         """(what became of a datagram to which sproxy does not answer, what to do)."""
         if isinstance(answer, bytes):
-            return "something other than an sproxy answers over UDP: sessions go over TCP", (
+            return f"something other than an sproxy answers over UDP{over_tcp}", (
                 f"which program has UDP port {port}? 'ss -lun' on the server shows it; sproxy must have it")
         if answer is None:
-            return "no answer over UDP: sessions go over TCP, and mproxy send gets nowhere", (
+            return f"no answer over UDP{over_tcp}; mproxy send would get nowhere", (
                 f"a firewall drops UDP to port {port}, or sproxy was started with --no-udp: let UDP through like TCP")
         if answer.errno == errno.ECONNREFUSED:
-            return ("datagrams get there, but nothing listens for them on that port: sessions go over TCP (sproxy"
-                    " --no-udp, or an older release)"), ""
-        return f"datagrams do not get there: {reason_of(answer)}; sessions go over TCP", (
+            why = f"{over_tcp} (sproxy --no-udp, or an older release)" if over_tcp else ""
+            return f"datagrams get there, but nothing listens for them on that port{why}", ""
+        return f"datagrams do not get there: {reason_of(answer)}{over_tcp.replace(':', ';')}", (
             f"a router or firewall on the path says so: let UDP to port {port} through like TCP")

@@ -77,7 +77,7 @@ class Outages:
         """Streams flow again; the former carrier brought its last byte `heard_at`; None: there was none."""
         self.resent_bytes += resent_bytes
         self.connected_at = now
-        if heard_at is not None and now - heard_at >= self.heartbeat_us:
+        if self.began_at is None and heard_at is not None and now - heard_at >= self.heartbeat_us:
             self.begin(heard_at, "nothing heard for too long")
         if self.began_at is not None:
             lasted_us = now - self.began_at

@@ -137,6 +137,7 @@ def test_no_route(lab, doctor):
 def test_refused(doctor):
     verdict = doctor()
     assert "refused" in verdict.of("connect")["text"] and "start sproxy" in verdict.of("connect")["advice"]
+    assert "over TCP" not in verdict.of("udp")["text"], "nothing goes there"
 
 
 def test_silent(pair, lab, doctor):
@@ -163,6 +164,7 @@ def test_nothing_listens_on_udp(pair, doctor):
     pair.start_sproxy("--no-udp")
     udp = doctor(status=0).of("udp")
     assert (udp["verdict"], udp["passes"], udp["answers"]) == ("note", True, False) and "--no-udp" in udp["text"]
+    assert "sessions go over TCP" in udp["text"]
 
 
 def test_udp_vanishes(pair, lab, doctor):

@@ -82,6 +82,18 @@ def test_figures_of_outages_go_on():
     assert (after.count, after.longest_us, after.total_us) == (2, 200, 300)
 
 
+def test_an_outage_keeps_its_reason():
+    """Goal: what the log says of a lost carrier is what the list of outages says later; of one that nobody saw lost, as
+    another came first, that it was silent."""
+    outages = Outages(1000)
+    outages.begin(5000, "Connection reset by peer")
+    outages.end(9000, 0, 5000)
+    outages.end(19_000, 0, 12_000)
+    silent, reset = outages.facts(20_000)["recent"]
+    assert (reset["why"], reset["lasted_s"]) == ("Connection reset by peer", 0.004)
+    assert (silent["why"], silent["lasted_s"], outages.count) == ("nothing heard for too long", 0.007, 2)
+
+
 def outages_of(count, why="nothing heard", began_at=0):
     outages = Outages(1000)
     for number in range(count):
