@@ -31,3 +31,10 @@ class BlockBuffers:
             self._small -= 1
         else:
             self._free.append(buffer)
+
+
+def buffer_of(data: memoryview) -> bytearray:
+    """The buffer that a block was received into."""
+    buffer = data.obj
+    assert isinstance(buffer, bytearray)
+    return buffer

@@ -28,10 +28,3 @@ def finish_all(some: list[Finishing]) -> list[Tried[Written]]:
     roots = finish_together([(target, data, block.digest, end) for _arriving, target, block, data, end in some])
     return [((True, root), None) if root is not None else tried(finish_whole, *one[1:])
             for one, root in zip(some, roots, strict=True)]
-
-
-def buffer_of(data: memoryview) -> bytearray:
-    """The buffer that a block was received into."""
-    buffer = data.obj
-    assert isinstance(buffer, bytearray)
-    return buffer

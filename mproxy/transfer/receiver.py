@@ -17,12 +17,12 @@ from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance, Share
 from mproxy.transfer.arrival import Arrival
 from mproxy.transfer.arrived_directories import ArrivedDirectories
 from mproxy.transfer.arriving import Unlike
-from mproxy.transfer.block_buffers import BUFFERS, BlockBuffers
+from mproxy.transfer.block_buffers import BUFFERS, BlockBuffers, buffer_of
 from mproxy.transfer.bundle import BundleAnswer
 from mproxy.transfer.bundles_in import BundlesInHost, IncomingBundles
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.deletion_in import IncomingDeletion
-from mproxy.transfer.finishing import buffer_of, finish_all, finish_whole
+from mproxy.transfer.finishing import finish_all, finish_whole
 from mproxy.transfer.messages import (
     Block,
     Coded,
