@@ -28,8 +28,8 @@ cdef enum ParseResult:
 
 cdef struct Parser:
     Frame frame              # the frame being read, valid once its header is complete
-    uint32_t have            # bytes kept in `kept`
-    uint32_t need            # bytes of the frame to gather in `kept` before it can be passed on
+    uint32_t have            # bytes of the frame that were kept
+    uint32_t need            # bytes of it to be kept before it can be passed on
     uint32_t remaining       # DATA: payload bytes still to come
     bint in_data             # inside a DATA payload
     const uint8_t *payload   # payload passed on; valid until the next call
@@ -37,10 +37,12 @@ cdef struct Parser:
     uint32_t part_offset     # DATA_PART: how far into the frame's payload it begins
     int error                # BROKEN: a CloseCode
     const char *reason       # BROKEN: text for the log and the peer
-    uint8_t kept[4124]       # header and payload of a frame that came in pieces (28 + 4096)
+    uint8_t header[28]       # of the frame being read, as far as it has come
+    uint8_t *kept            # the payload of a frame that came in pieces; NULL: none does
 
 
 cdef void parser_init(Parser *parser) noexcept nogil
+cdef void parser_free(Parser *parser) noexcept nogil
 cdef ParseResult parser_next(Parser *parser, const uint8_t **data, const uint8_t *end) noexcept nogil
 cdef const char *frame_of_packet(const uint8_t **data, const uint8_t *end, Frame *frame,
                                  const uint8_t **payload) noexcept nogil

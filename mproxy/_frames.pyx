@@ -4,6 +4,7 @@ What can be checked from a frame alone is checked here: type, flags, length, whe
 the session (offsets, streams, order) is checked in _session.
 """
 
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mproxy._wire cimport (
@@ -93,7 +94,8 @@ cdef const char *check_header(const Frame *frame, uint32_t reserved) noexcept no
 
 
 cdef void parser_init(Parser *parser) noexcept nogil:
-    """Make `parser` ready for the first byte of a carrier."""
+    """Make `parser`, which was all zero or used, ready for the first byte of a carrier."""
+    parser_free(parser)
     parser.have = 0
     parser.need = HEADER_BYTES
     parser.remaining = 0
@@ -105,9 +107,17 @@ cdef void parser_init(Parser *parser) noexcept nogil:
     parser.reason = NULL
 
 
+cdef void parser_free(Parser *parser) noexcept nogil:
+    """Give its memory back."""
+    free(parser.kept)
+    parser.kept = NULL
+
+
 cdef ParseResult parser_next(Parser *parser, const uint8_t **data, const uint8_t *end) noexcept nogil:
     """Advance `data` towards `end` by at most one frame, or one part of a DATA payload; returns what was found."""
     cdef uint32_t take
+    if parser.have == 0 and parser.kept != NULL:
+        parser_free(parser)  # the frame before, which was passed on
     if parser.error:
         return ParseResult.BROKEN
     if parser.in_data:
@@ -116,10 +126,10 @@ cdef ParseResult parser_next(Parser *parser, const uint8_t **data, const uint8_t
         if not gather(parser, data, end):
             return ParseResult.NEED_MORE
         if parser.need > HEADER_BYTES:
-            parser.payload = parser.kept + HEADER_BYTES
+            parser.payload = parser.kept
             return whole_frame(parser)
-        decode_header(parser.kept, &parser.frame)
-        parser.reason = check_header(&parser.frame, get16(parser.kept + 2))
+        decode_header(parser.header, &parser.frame)
+        parser.reason = check_header(&parser.frame, get16(parser.header + 2))
         if parser.reason != NULL:
             return broken(parser, parser.reason)
         if parser.frame.type == FrameType.DATA:
@@ -132,15 +142,21 @@ cdef ParseResult parser_next(Parser *parser, const uint8_t **data, const uint8_t
             parser.payload = data[0]
             data[0] += take
             return whole_frame(parser)
+        parser.kept = <uint8_t *>malloc(take)
+        if parser.kept == NULL:
+            parser.error = CloseCode.INTERNAL
+            parser.reason = "out of memory"
+            return ParseResult.BROKEN
         parser.need = HEADER_BYTES + take
 
 
 cdef inline bint gather(Parser *parser, const uint8_t **data, const uint8_t *end) noexcept nogil:
-    """Collect input in `kept` until it holds `need` bytes; true when it does."""
+    """Collect input until there are `need` bytes; true when there are."""
     cdef uint32_t take = parser.need - parser.have
+    cdef uint8_t *at = &parser.header[0] if parser.need == HEADER_BYTES else parser.kept - HEADER_BYTES
     if take > end - data[0]:
         take = <uint32_t>(end - data[0])
-    memcpy(parser.kept + parser.have, data[0], take)
+    memcpy(at + parser.have, data[0], take)
     parser.have += take
     data[0] += take
     return parser.have == parser.need
@@ -209,6 +225,9 @@ cdef class FrameParser:
     def __cinit__(self):
         parser_init(&self.parser)
         self.left = b""
+
+    def __dealloc__(self):
+        parser_free(&self.parser)
 
     def feed(self, bytes data, *, Py_ssize_t limit=0):
         """Return [(type, flags, stream, seq, ack, payload, part_offset)]; DATA comes in parts.

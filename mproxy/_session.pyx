@@ -21,7 +21,7 @@ from libc.stdint cimport INT64_MAX, int32_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy._datagrams cimport datagrams_attach, datagrams_take, datagrams_tidy
-from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
+from mproxy._frames cimport Frame, ParseResult, encode_header, parser_free, parser_init, parser_next
 from mproxy._liveness cimport liveness_check, liveness_deadline, liveness_heard, liveness_init
 from mproxy._rest cimport rest_ask, rest_attach, rest_heard, rest_look, rest_spares, rest_take
 from mproxy._resume cimport PeerList, resume_settle
@@ -78,6 +78,9 @@ cdef class Session:
         self.rest.wanted_us = 0 if self.is_server else config.idle_heartbeat_us
         self.close_reason, self.reply_to = b"", -1
         self.state = CarrierState.NO_CARRIER if lasting.close_code < 0 else CarrierState.CLOSED_FOR_GOOD
+
+    def __dealloc__(self):
+        parser_free(&self.parser)
 
     # ---- carrier
 

@@ -45,7 +45,7 @@ cdef class Transmitter:
     cdef bint was_datagram         # what was planned last, unless it was bulk
     cdef Ring control              # encoded frames of the session itself; they go first
     cdef uint64_t control_planned  # control bytes below are in the batch
-    cdef PlannedFrame plans[MAX_PLANS]  # the batch
+    cdef PlannedFrame *plans       # the batch: MAX_PLANS of them, borrowed while there is one; else NULL
     cdef int first                 # first plan not wholly sent
     cdef int count                 # plans in the batch
     cdef size_t first_sent         # bytes of plan `first` already sent
@@ -69,6 +69,8 @@ cdef class Transmitter:
     cdef int poll(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept
     cdef void sent(self, size_t length) noexcept
     cdef void carrier_lost(self) noexcept
+    cdef bint begin_batch(self) noexcept
+    cdef void end_batch(self) noexcept
 
     cdef void plan_control(self) noexcept
     cdef void plan_next_stream(self, size_t room, bint bulk_too) noexcept

@@ -10,6 +10,8 @@ A planned frame is a promise: the carrier is a byte stream, so a frame whose fir
 whatever happens to its stream meanwhile. Hence `Stream.planned`; and only what was really sent moves `peak`.
 """
 
+from libc.stdlib cimport free, malloc
+
 from mproxy._datagrams cimport (
     datagrams_ahead, datagrams_carrier_lost, datagrams_plan, datagrams_sent, datagrams_wait, datagrams_waiting,
 )
@@ -22,7 +24,12 @@ from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
 from mproxy.ground._list cimport list_append, list_prepend, list_remove
 
 
+cdef enum:
+    MOST_SPARE = 16  # batches kept for the next session that sends: few sessions are at it at once
+
 cdef uint8_t zeros[BULK_FRAME_BYTES]  # in place of bytes that need no longer be sent
+cdef PlannedFrame *spare[MOST_SPARE]  # batches that nobody uses
+cdef int spares = 0                   # how many
 
 
 cdef inline void enqueue(LinkedList *queue, Stream *stream, Queue kind) noexcept nogil:
@@ -51,6 +58,8 @@ cdef class Transmitter:
         self.frame_bytes = BULK_FRAME_BYTES
 
     def __dealloc__(self):
+        self.count = 0
+        self.end_batch()
         ring_drop(&self.control, self.account)
         datagrams_carrier_lost(&self.datagrams, self.account)
         ring_drop(&self.datagrams.ring, self.account)
@@ -160,11 +169,37 @@ cdef class Transmitter:
             if stream.state.aborted and stream.planned == 0:
                 ring_drop(&stream.state.out, self.account)
         self.first = self.count = 0
+        self.end_batch()
         self.first_sent = self.batch_bytes = 0
         datagrams_carrier_lost(&self.datagrams, self.account)
         ring_drop(&self.control, self.account)
         self.control_planned = self.control.tail
         self.frame_bytes = BULK_FRAME_BYTES
+
+    # ---- the batch
+
+    cdef bint begin_batch(self) noexcept:
+        """Have room for plans; False when there is no memory."""
+        global spares
+        if self.plans == NULL:
+            if spares > 0:
+                spares -= 1
+                self.plans = spare[spares]
+            else:
+                self.plans = <PlannedFrame *>malloc(MAX_PLANS * sizeof(PlannedFrame))
+        return self.plans != NULL
+
+    cdef void end_batch(self) noexcept:
+        """Give the room back unless frames are still to be sent: most sessions are at rest."""
+        global spares
+        if self.plans == NULL or self.count > 0:
+            return
+        if spares < MOST_SPARE:
+            spare[spares] = self.plans
+            spares += 1
+        else:
+            free(self.plans)
+        self.plans = NULL
 
     # ---- output
 
@@ -201,6 +236,8 @@ cdef class Transmitter:
         """
         cdef int i, n = 0
         cdef PlannedFrame *plan
+        if not self.begin_batch():
+            return 0
         if self.first > 0 and self.count == MAX_PLANS:
             for i in range(self.first, self.count):
                 self.plans[i - self.first] = self.plans[i]
@@ -215,6 +252,9 @@ cdef class Transmitter:
                 self.plan_next_stream(most - self.batch_bytes, bulk_too)
             else:
                 break
+        if self.count == 0:
+            self.end_batch()
+            return 0
         for i in range(self.first, self.count):
             plan = &self.plans[i]
             if plan.header_bytes:

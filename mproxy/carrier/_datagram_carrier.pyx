@@ -64,6 +64,7 @@ cdef class LinkFrames(FrameParcels):
         if self.session is not None:
             self.carrier.writable = not self.session.wants_transmit()
             self.session.streams.stalled = not self.carrier.writable
+            self.session.transmitter.end_batch()
 
 
 cdef class DatagramCarrier(Carrier):

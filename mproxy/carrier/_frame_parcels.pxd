@@ -24,7 +24,7 @@ cdef enum:
     AFTER_BYTES = 8       # of a parcel, before its frames
     MOST_FRAMES = 14      # of one parcel
     LEAST_PAYLOAD = 64    # of a packet's rest that is worth a frame
-    FIRST_RECORDS = 256   # places at the start
+    FIRST_RECORDS = 16    # places at the start, and at rest
     DATAGRAM_BYTES = 8192  # most of datagrams in one parcel
 
 
@@ -43,8 +43,7 @@ cdef class FrameParcels(Parcels):
     cdef uint64_t base            # ordered stream up to the end of our RESUME list
     cdef bint based               # `base` is known
     cdef uint8_t after[8]         # of the parcel made last, encoded
-    cdef uint8_t copies[DATAGRAM_BYTES]  # of its datagrams, whose places in the queue are free at once
-    cdef uint32_t copied          # bytes
+    cdef uint32_t copied          # bytes of its datagrams, which are in `copies`
     # what was sent, by number, in a ring
     cdef FrameRecord *records     # mask + 1 of them
     cdef uint64_t mask            # places, less one
@@ -52,6 +51,7 @@ cdef class FrameParcels(Parcels):
     cdef uint64_t next            # number of the next record
 
     cdef void close(self) noexcept
+    cdef void rest(self) noexcept
     cdef bint deliver(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
     cdef void deliver_ordered(self, int64_t now) noexcept
 
@@ -64,5 +64,6 @@ cdef class FrameParcels(Parcels):
     cdef void add_datagram(self, PlannedFrame *plan, Parcel *parcel) noexcept
     cdef void add_ordered(self, PlannedFrame *plan) noexcept
     cdef bint record(self, uint32_t stream, uint64_t seq, uint64_t end) noexcept
+    cdef bint resize(self, uint64_t places) noexcept
     cdef bint settle(self, uint64_t tag, bint lost) noexcept
     cdef void say_again(self, Stream *stream, const FrameRecord *entry) noexcept

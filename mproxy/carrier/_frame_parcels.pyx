@@ -16,6 +16,11 @@ from mproxy.transport._outflow cimport outflow_room
 from mproxy.transport._parcels cimport Parcel, Parcels
 
 
+# Datagrams of the parcel that is being built, until its packet is sealed: their places in the queue are free at once.
+# One for all, as one packet is built at a time.
+cdef uint8_t copies[DATAGRAM_BYTES]
+
+
 cdef class FrameParcels(Parcels):
     """Of a session that was attached to this carrier. Whoever acts on events has `deliver` and `deliver_ordered`."""
 
@@ -39,6 +44,11 @@ cdef class FrameParcels(Parcels):
         self.session = None
         self.connection.channel.carry(None)
 
+    cdef void rest(self) noexcept:
+        """Nothing is expected for long: give back what only much traffic needs."""
+        if self.next == self.oldest and self.mask >= FIRST_RECORDS:
+            self.resize(FIRST_RECORDS)
+
     # ---- out
 
     cdef bint prepare(self) noexcept:
@@ -51,7 +61,9 @@ cdef class FrameParcels(Parcels):
             return False
         transmitter = session.transmitter
         session.echo()
-        length = min(ring_used(&transmitter.control), self.room_in_order())
+        length = ring_used(&transmitter.control)
+        if length > 0:
+            length = min(length, self.room_in_order())
         n = ring_view(&transmitter.control, transmitter.control.head, length, parts)
         for i in range(n):
             self.write(<const uint8_t *>parts[i].iov_base, <uint32_t>parts[i].iov_len)
@@ -91,6 +103,9 @@ cdef class FrameParcels(Parcels):
         parcel.parts[0].iov_base = self.after
         parcel.parts[0].iov_len = AFTER_BYTES
         self.copied = 0
+        if not transmitter.begin_batch():
+            parcel.length = 0
+            return
         while (transmitter.count + 2 <= MAX_PLANS and self.next - first_record < MOST_FRAMES
                 and room >= parcel.length + HEADER_BYTES + LEAST_PAYLOAD
                 and self.room_in_order() >= HEADER_BYTES + MAX_TARGET_BYTES):
@@ -167,11 +182,11 @@ cdef class FrameParcels(Parcels):
             return
         parcel.parts[parcel.count].iov_base = plan.header
         parcel.parts[parcel.count].iov_len = HEADER_BYTES
-        parcel.parts[parcel.count + 1].iov_base = self.copies + self.copied
+        parcel.parts[parcel.count + 1].iov_base = copies + self.copied
         parcel.parts[parcel.count + 1].iov_len = plan.length
         parcel.count += 2
         for i in range(n):
-            memcpy(self.copies + self.copied, parts[i].iov_base, parts[i].iov_len)
+            memcpy(copies + self.copied, parts[i].iov_base, parts[i].iov_len)
             self.copied += <uint32_t>parts[i].iov_len
         parcel.length += HEADER_BYTES + plan.length
 
@@ -196,18 +211,9 @@ cdef class FrameParcels(Parcels):
 
     cdef bint record(self, uint32_t stream, uint64_t seq, uint64_t end) noexcept:
         """Note a frame; False when there is no memory."""
-        cdef FrameRecord *records
         cdef FrameRecord *entry
-        cdef uint64_t i, mask = 2 * self.mask + 1
-        if self.next - self.oldest > self.mask:
-            records = <FrameRecord *>malloc((mask + 1) * sizeof(FrameRecord))
-            if records == NULL:
-                return False
-            for i in range(self.oldest, self.next):
-                records[i & mask] = self.records[i & self.mask]
-            free(self.records)
-            self.records = records
-            self.mask = mask
+        if self.next - self.oldest > self.mask and not self.resize(2 * (self.mask + 1)):
+            return False
         entry = &self.records[self.next & self.mask]
         entry.stream = stream
         entry.seq = seq
@@ -215,6 +221,19 @@ cdef class FrameParcels(Parcels):
         entry.more = 0
         entry.settled = False
         self.next += 1
+        return True
+
+    cdef bint resize(self, uint64_t places) noexcept:
+        """Have so many places, a power of two; False when there is no memory."""
+        cdef FrameRecord *records = <FrameRecord *>malloc(places * sizeof(FrameRecord))
+        cdef uint64_t i
+        if records == NULL:
+            return False
+        for i in range(self.oldest, self.next):
+            records[i & (places - 1)] = self.records[i & self.mask]
+        free(self.records)
+        self.records = records
+        self.mask = places - 1
         return True
 
     cdef void acked(self, uint64_t tag) noexcept:

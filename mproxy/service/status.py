@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 SMALL_BYTES = 2560
 SEALED_BYTES = 3000
 
+# Of a carrier over UDP beside its object: the link with its keys.
+LINK_BYTES = 10_200
+
 # Flows of datagrams of a session that are shown.
 MOST_FLOWS = 20
 
@@ -252,6 +255,8 @@ def memory_bytes(endpoint: Endpoint) -> int:
     total = session.streams.storage_bytes + SMALL_BYTES + Transmitter.__basicsize__
     for part in (endpoint, session, session.streams, carrier):
         total += type(part).__basicsize__ if part is not None else 0
+    if carrier is not None and carrier.pulls:
+        return total + LINK_BYTES
     return total + (SEALED_BYTES if carrier is not None and carrier.sealed else 0)
 
 

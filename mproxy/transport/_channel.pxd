@@ -67,7 +67,7 @@ cdef class Channel:
     cdef int64_t peer_delay_us           # longest time that the peer holds back an ack
     cdef readonly Parcels parcels        # that travel in packets beside the stream; None: there are none
     # what is to be sent
-    cdef Parcel parcel                   # of the packet that is being built
+    cdef Parcel *parcel                  # of the packet that is being built
     cdef bint parcels_wait               # there may be one for the next packet
     cdef int probes                      # packets that may leave regardless of the window
     cdef bint on_trial                   # packets are built for an address that is not proven: small, and few
@@ -90,6 +90,7 @@ cdef class Channel:
     cdef const uint8_t *carried          # the parcel it carries; NULL: none
     cdef uint32_t carried_bytes          # its length
     cdef const uint8_t *close            # the peer gives up: code, length of the reason, reason; NULL: it does not
+    cdef int calm_turns                  # in a row, with next to nothing under way
     # the end
     cdef bint peer_done                  # the peer has everything and will not answer much longer
     # counters
@@ -118,6 +119,7 @@ cdef class Channel:
     cdef void hurry(self, int64_t now) noexcept
     cdef void repeat_oldest(self, int64_t before) noexcept
     cdef void woken(self, int64_t now) noexcept
+    cdef void tidy(self) noexcept
     cdef dict statistics(self)
 
     # inner

@@ -17,17 +17,17 @@ from mproxy.transport._congestion import Fixed
 from mproxy.transport._cubic import Cubic
 from mproxy.transport._inflow cimport (
     UNKNOWN_END, inflow_allows, inflow_complete, inflow_copy, inflow_free, inflow_init,
-    inflow_place, inflow_take, inflow_wanted,
+    inflow_place, inflow_take, inflow_tidy, inflow_wanted,
 )
 from mproxy.transport._mtu cimport (
     BLACK_HOLE_PACKETS, PROBE_TRIES, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe,
 )
 from mproxy.transport._outflow cimport (
     Chunk, outflow_acked, outflow_cut, outflow_end, outflow_free, outflow_has, outflow_init, outflow_pick,
-    outflow_took,
+    outflow_tidy, outflow_took,
 )
 from mproxy.transport._pacer cimport RUN_BYTES, pacer_fill, pacer_ready_at
-from mproxy.transport._parcels cimport MOST_PARCEL_PARTS, PARCEL_HEADER_BYTES, Parcels
+from mproxy.transport._parcels cimport MOST_PARCEL_PARTS, PARCEL_HEADER_BYTES, Parcel, Parcels
 from mproxy.transport._packet cimport (
     BASE_PACKET_BYTES, CRC_BYTES, PACKET_HEADER_BYTES, SMALL_PACKET_BYTES, ControlType, EndCode, PacketFlag, PacketType,
     crc32c, crc_seal, get_header, put_header,
@@ -35,7 +35,7 @@ from mproxy.transport._packet cimport (
 from mproxy.transport._recovery cimport PROBES, Recovery
 from mproxy.transport._rtt cimport rtt_timeout
 from mproxy.transport._veil cimport VEILED_LEAST, veil
-from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PARCEL, SENT_PROBE, SENT_TRIAL
+from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PARCEL, SENT_PROBE, SENT_TRIAL, sent_rest
 
 
 cdef enum:
@@ -43,7 +43,13 @@ cdef enum:
     MOST_UNASKED = 32    # packets without asking for an ack
     PERSISTENT_TRIES = 3  # timeouts in a row after which the path counts as changed
     CONTROL_ROOM = 256   # bytes of a packet that control messages may take when it also carries data
+    LITTLE_RING_BYTES = 16384  # empty storage up to this size is given back at the end of a turn
+    CALM_PACKETS = 8     # no more than these under way
+    CALM_TURNS = 64      # so often: what is larger is given back, too
     PING_FLAG = 0x100    # of a packet that wants an ack but carries nothing to be sent again
+
+
+cdef Parcel _parcel  # that of the packet being built: one at a time, whoever's it is
 
 
 @cython.final
@@ -64,6 +70,7 @@ cdef class Channel:
             self.congestion = (Bbr if config.congestion == "bbr" else Cubic)(BASE_PACKET_BYTES)
         mtu_init(&self.mtu, BASE_PACKET_BYTES, config.max_packet_bytes, 0)
         self.pace_at = NEVER
+        self.parcel = &_parcel
 
     def __dealloc__(self):
         outflow_free(&self.out)
@@ -413,7 +420,7 @@ cdef class Channel:
         if self.parcels_wait:
             room = most // 2 if outflow_has(&self.out) else most
             if room > PARCEL_HEADER_BYTES:
-                self.parcels.fill(room - PARCEL_HEADER_BYTES, &self.parcel)
+                self.parcels.fill(room - PARCEL_HEADER_BYTES, self.parcel)
                 plan.parcel_bytes = self.parcel.length
                 self.parcels_wait = plan.parcel_bytes > 0 and self.parcels.prepare()
             if plan.parcel_bytes > 0:
@@ -566,6 +573,19 @@ cdef class Channel:
         memset(out.data + PACKET_HEADER_BYTES, ControlType.PADDING, control_bytes)
         out.data[PACKET_HEADER_BYTES] = ControlType.PING
         return self.build_bare(out, control_bytes, SENT_PROBE | PING_FLAG, now)
+
+    cdef void tidy(self) noexcept:
+        """A turn is over: give back what is not needed, as most connections are at rest."""
+        cdef uint32_t most = LITTLE_RING_BYTES
+        self.calm_turns = self.calm_turns + 1 if self.recovery.waiting <= CALM_PACKETS else 0
+        if self.calm_turns > CALM_TURNS and self.recovery.waiting == 0:
+            self.calm_turns = 0
+            most = 0xFFFFFFFF
+            sent_rest(&self.recovery.sent)
+            if self.parcels is not None:
+                self.parcels.rest()
+        outflow_tidy(&self.out, most)
+        inflow_tidy(&self.inp, most)
 
     cdef dict statistics(self):
         """What has come and gone, and how long a round trip takes."""

@@ -71,7 +71,7 @@ cdef class Connection:
         self.agree(now)
 
     cdef int send_handshake(self, const uint8_t *data, uint32_t length) noexcept:
-        """Send the next handshake message; it is repeated until the peer goes on. -1: too long."""
+        """Send the next handshake message; it is repeated until the peer goes on. -1: too long, or no memory."""
         return self.setup.send_handshake(data, length)
 
     cdef void secure(self, const Seal *sending, const Seal *receiving) noexcept:

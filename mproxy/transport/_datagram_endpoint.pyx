@@ -158,6 +158,7 @@ cdef class DatagramEndpoint:
                 self.links.wait(link)
             if link.connection.channel.parcels is not None:
                 link.connection.channel.parcels.left()
+            link.connection.channel.tidy()
             if link.connection.state == ConnectionState.CLOSED:
                 link.events(now)
                 self.links.remove(link)

@@ -55,4 +55,5 @@ cdef int inflow_copy(Inflow *flow, uint64_t offset, const uint8_t *data, uint32_
 cdef int inflow_take(Inflow *flow, uint64_t offset, uint32_t length, bint fin) noexcept nogil
 cdef void inflow_wanted(Inflow *flow) noexcept nogil
 cdef void inflow_consume(Inflow *flow, uint32_t length) noexcept nogil
+cdef void inflow_tidy(Inflow *flow, uint32_t most) noexcept nogil
 cdef bint inflow_should_tell(const Inflow *flow) noexcept nogil

@@ -107,11 +107,17 @@ cdef void inflow_wanted(Inflow *flow) noexcept nogil:
 cdef void inflow_consume(Inflow *flow, uint32_t length) noexcept nogil:
     """The application has taken `length` bytes from head on.
 
-    The storage stays: a ring that is filled and emptied all the time must not be returned to the system each time.
+    The storage stays, for what comes in the same turn (see `inflow_tidy`).
     """
     flow.ring.head += length
     if flow.ring.head + flow.window > flow.limit:
         flow.limit = flow.ring.head + flow.window
+
+
+cdef void inflow_tidy(Inflow *flow, uint32_t most) noexcept nogil:
+    """Give storage of up to `most` bytes back if it is empty."""
+    if flow.ring.capacity <= most and flow.ring.head == flow.ring.tail:
+        ring_drop(&flow.ring, NULL)
 
 
 cdef bint inflow_should_tell(const Inflow *flow) noexcept nogil:

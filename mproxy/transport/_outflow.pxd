@@ -49,4 +49,5 @@ cdef void outflow_took(Outflow *flow, const Chunk *chunk) noexcept nogil
 cdef int outflow_acked(Outflow *flow, uint64_t offset, uint64_t end) noexcept nogil
 cdef int outflow_lost(Outflow *flow, uint64_t offset, uint64_t end) noexcept nogil
 cdef void outflow_go_back(Outflow *flow) noexcept nogil
+cdef void outflow_tidy(Outflow *flow, uint32_t most) noexcept nogil
 cdef uint32_t outflow_room(Outflow *flow) noexcept nogil

@@ -7,7 +7,8 @@ from mproxy.ground._ranges cimport (
 
 
 cdef enum:
-    FIRST_RING_BYTES = 262144  # what an application may write while nothing is known of the path
+    FIRST_PART = 64           # of what the ring may grow to: what may be written while nothing is known of the path,
+    LEAST_RING_BYTES = 16384  # and not less than this
 
 
 cdef void outflow_init(Outflow *flow, uint32_t most) noexcept nogil:
@@ -128,7 +129,13 @@ cdef uint32_t outflow_room(Outflow *flow) noexcept nogil:
     if flow.finished:
         return 0
     if flow.ring.capacity == 0:
-        ring_reserve(&flow.ring, FIRST_RING_BYTES if FIRST_RING_BYTES < flow.most else flow.most, NULL)
+        ring_reserve(&flow.ring, max(flow.most // FIRST_PART, min(flow.most, <uint32_t>LEAST_RING_BYTES)), NULL)
     elif flow.sent == flow.ring.tail and 2 * ring_used(&flow.ring) > flow.ring.capacity < flow.most:
         ring_reserve(&flow.ring, 2 * flow.ring.capacity, NULL)
     return ring_free(&flow.ring) if flow.ring.capacity > 0 else 0
+
+
+cdef void outflow_tidy(Outflow *flow, uint32_t most) noexcept nogil:
+    """Give storage of up to `most` bytes back if it is empty."""
+    if flow.ring.capacity <= most and flow.ring.head == flow.ring.tail:
+        ring_drop(&flow.ring, NULL)

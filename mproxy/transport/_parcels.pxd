@@ -30,3 +30,4 @@ cdef class Parcels:
     cdef bint take(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
     cdef void arrived(self, int64_t now) noexcept
     cdef void left(self) noexcept
+    cdef void rest(self) noexcept

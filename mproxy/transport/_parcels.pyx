@@ -28,3 +28,6 @@ cdef class Parcels:
 
     cdef void left(self) noexcept:
         """All that may leave now has left."""
+
+    cdef void rest(self) noexcept:
+        """There was little to do for a while: give back what only much traffic needs."""

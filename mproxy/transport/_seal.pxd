@@ -21,7 +21,7 @@ cdef enum:
     TAG_BYTES = 16        # of both ciphers
     NONCE_BYTES = 12      # of both ciphers
     KEY_PACKETS_LOG = 20  # a key serves 2**20 packets
-    GENERATIONS = 3       # keys at hand: the previous one (for late packets), the current and the next one
+    GENERATIONS = 3       # keys at hand: the previous one (for late packets), the current, and if need be the next one
 
 
 cpdef enum Cipher:
@@ -41,7 +41,7 @@ cdef struct KeyState:
     uint64_t first           # the first packet number of this direction
     uint64_t next_number     # sealing: the lowest number not used yet
     int64_t current          # the newest generation that an authentic packet has used
-    Generation generations[3]  # by number modulo 3
+    Generation generations[3]  # by number modulo 3; each takes memory when it is made
     uint64_t failed          # packets that were not authentic
 
 

@@ -27,9 +27,7 @@ cdef class PacketKey:
         self.state.first = self.state.next_number = first
         for i in range(GENERATIONS):
             self.state.generations[i].number = -1
-            if not aead_begin(&self.state.generations[i].aead, algorithm(cipher), sealing):
-                raise MemoryError
-        if not (set_key(&self.state, 0, key) and derive(&self.state, 1)):
+        if not set_key(&self.state, 0, key):
             raise MemoryError
 
     def __dealloc__(self):
@@ -67,14 +65,18 @@ cdef inline void make_nonce(int cipher, uint64_t number, uint8_t *nonce) noexcep
 
 
 cdef Generation *generation_of(KeyState *key, uint64_t number) noexcept nogil:
-    """The key for a packet; NULL when it is too old, absurdly new, or before the first."""
+    """The key for a packet; NULL when it is too old, absurdly new, or before the first, or there is no memory."""
+    cdef Generation *found
     cdef int64_t wanted
     if number < key.first:
         return NULL
     wanted = <int64_t>((number - key.first) >> KEY_PACKETS_LOG)
     if wanted > key.current + 1 or wanted < key.current - 1:
         return NULL
-    return &key.generations[wanted % GENERATIONS]
+    found = &key.generations[wanted % GENERATIONS]
+    if found.number != wanted and (wanted <= key.current or not derive(key, wanted)):
+        return NULL
+    return found
 
 
 cdef bint derive(KeyState *state, int64_t number) noexcept nogil:
@@ -98,9 +100,14 @@ cdef bint derive(KeyState *state, int64_t number) noexcept nogil:
 
 cdef bint set_key(KeyState *state, int64_t number, const uint8_t *key) noexcept nogil:
     cdef Generation *generation = &state.generations[number % GENERATIONS]
+    cdef Aead *aead = &generation.aead
+    if aead.context == NULL and aead.gcm == NULL and not aead_begin(aead, algorithm(state.cipher), state.sealing):
+        return False
+    if not aead_take_key(aead, key):
+        return False
     memcpy(generation.key, key, KEY_BYTES)
     generation.number = number
-    return aead_take_key(&generation.aead, key)
+    return True
 
 
 cdef inline bint begin(KeyState *key, Generation *generation, uint64_t number, const uint8_t *header,
@@ -122,10 +129,7 @@ cdef int seal_packet(void *context, uint64_t number, const uint8_t *header, uint
     generation = generation_of(key, number)
     if generation == NULL:
         return -1
-    if generation.number > key.current:
-        key.current = generation.number
-        if not derive(key, key.current + 1):
-            return -1
+    key.current = generation.number
     if not begin(key, generation, number, header, header_bytes):
         return -1
     for i in range(count):
@@ -154,5 +158,4 @@ cdef int open_packet(void *context, uint64_t number, const uint8_t *header, uint
         return -1
     if generation.number > key.current:
         key.current = generation.number
-        derive(key, key.current + 1)
     return 0

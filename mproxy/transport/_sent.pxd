@@ -18,7 +18,7 @@ cdef enum:
     SENT_LOST = 0x10      # declared lost, but remembered for a while: its ack would show that this was wrong
     SENT_PARCEL = 0x20    # carries a parcel
     SENT_TRIAL = 0x40     # went to an address of the peer that was not proven yet
-    FIRST_SENT = 64       # entries at the start
+    FIRST_SENT = 16       # entries at the start, and at rest
     MOST_SENT = 1048576   # most entries: 64 MiB; a 10 Gbit/s path of 1 s holds no more packets of 1200 bytes
 
 
@@ -47,6 +47,7 @@ cdef struct SentTable:
 cdef int sent_init(SentTable *table, uint64_t first) noexcept nogil
 cdef void sent_free(SentTable *table) noexcept nogil
 cdef int sent_reserve(SentTable *table) noexcept nogil
+cdef void sent_rest(SentTable *table) noexcept nogil
 cdef Sent *sent_add(SentTable *table) noexcept nogil
 cdef uint64_t sent_next(const SentTable *table, uint64_t number, uint64_t end) noexcept nogil
 cdef void sent_settle(SentTable *table, uint64_t number) noexcept nogil

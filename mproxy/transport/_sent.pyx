@@ -9,10 +9,15 @@ cdef extern from *:
 
 cdef int sent_init(SentTable *table, uint64_t first) noexcept nogil:
     """Make an empty table whose first packet is `first`; -1 when there is no memory."""
-    table.entries = <Sent *>malloc(FIRST_SENT * sizeof(Sent))
-    table.waiting = <uint64_t *>calloc(FIRST_SENT // 64, sizeof(uint64_t))
-    table.mask = FIRST_SENT - 1
     table.base = table.next = first
+    return sent_allocate(table, FIRST_SENT)
+
+
+cdef int sent_allocate(SentTable *table, uint64_t size) noexcept nogil:
+    """Allocate `size` entries, a power of two; -1 when there is no memory."""
+    table.entries = <Sent *>malloc(size * sizeof(Sent))
+    table.waiting = <uint64_t *>calloc((size + 63) // 64, sizeof(uint64_t))
+    table.mask = size - 1
     return 0 if table.entries != NULL and table.waiting != NULL else -1
 
 
@@ -32,21 +37,19 @@ cdef inline bint is_waiting(const SentTable *table, uint64_t number) noexcept no
 cdef int sent_grow(SentTable *table) noexcept nogil:
     """Double the array; -1 when there is no memory, or too much is under way already."""
     cdef SentTable larger
-    cdef uint64_t number = table.base, size = 2 * (table.mask + 1)
-    if size > MOST_SENT:
+    cdef uint64_t number = table.base, index
+    if table.mask + 1 == MOST_SENT:
         return -1
-    larger.entries = <Sent *>malloc(size * sizeof(Sent))
-    larger.waiting = <uint64_t *>calloc(size // 64, sizeof(uint64_t))
-    if larger.entries == NULL or larger.waiting == NULL:
+    if sent_allocate(&larger, 2 * (table.mask + 1)) < 0:
         sent_free(&larger)
         return -1
-    larger.mask = size - 1
     larger.base = table.base
     larger.next = table.next
     while number < table.next:
         if is_waiting(table, number):
             sent_at(&larger, number)[0] = sent_at(table, number)[0]
-            larger.waiting[(number & larger.mask) >> 6] |= <uint64_t>1 << (number & 63)
+            index = number & larger.mask
+            larger.waiting[index >> 6] |= <uint64_t>1 << (index & 63)
         number += 1
     sent_free(table)
     table[0] = larger
@@ -62,6 +65,19 @@ cdef int sent_reserve(SentTable *table) noexcept nogil:
     return 0 if table.next - table.base < table.mask else sent_grow(table)
 
 
+cdef void sent_rest(SentTable *table) noexcept nogil:
+    """Nothing is expected to be sent for long: give back what only much traffic needs."""
+    cdef SentTable smaller
+    table.base = sent_next(table, table.base, table.next)
+    if table.base < table.next or table.mask < FIRST_SENT:
+        return
+    if sent_init(&smaller, table.next) < 0:
+        sent_free(&smaller)
+        return
+    sent_free(table)
+    table[0] = smaller
+
+
 cdef Sent *sent_add(SentTable *table) noexcept nogil:
     """Return the entry of packet `next`, which waits for its ack from now on; its place has been reserved.
 
@@ -74,7 +90,7 @@ cdef Sent *sent_add(SentTable *table) noexcept nogil:
 
 cdef uint64_t sent_next(const SentTable *table, uint64_t number, uint64_t end) noexcept nogil:
     """The first waiting packet in [number, end), or `end`. Constant time for each 64 settled ones."""
-    cdef uint64_t index, word
+    cdef uint64_t index, word, most = min(table.mask, <uint64_t>63)
     if number < table.base:
         number = table.base
     if end > table.next:
@@ -85,7 +101,7 @@ cdef uint64_t sent_next(const SentTable *table, uint64_t number, uint64_t end) n
         if word != 0:
             number += lowest_bit(word)
             return number if number < end else end
-        number += 64 - (index & 63)
+        number += most + 1 - (index & most)
     return end
 
 

@@ -18,7 +18,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._listener cimport OPTIONS_BYTES, PROLOGUE_BYTES, Accepted, Options
-from mproxy.transport._packet cimport MAX_HANDSHAKE_BYTES, Seal
+from mproxy.transport._packet cimport Seal
 from mproxy.transport._states cimport ConnectionState
 
 
@@ -50,10 +50,10 @@ cdef class SetUp:
     cdef uint8_t peer_options[OPTIONS_BYTES]  # as they arrived
     cdef uint32_t prologue_length        # 0 before the SYN-ACK
     cdef uint8_t prologue_bytes[PROLOGUE_BYTES]  # what both sides have agreed on
-    cdef uint8_t handshake[MAX_HANDSHAKE_BYTES]  # our last message
+    cdef uint8_t *handshake              # our last message, until it is confirmed; NULL: none
     cdef uint32_t handshake_bytes        # its length
     cdef int handshake_index             # its number; 0: none yet; odd: the active side's
-    cdef uint8_t heard[MAX_HANDSHAKE_BYTES]  # the peer's last message
+    cdef uint8_t *heard                  # the peer's last message, until ours is confirmed; NULL: none
     cdef uint32_t heard_bytes            # its length
     cdef bint handshake_event            # `heard` is to be told
     cdef const char *mismatch            # of IMPOSSIBLE

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from mproxy._wire cimport get16, get32, get64, put64
@@ -12,10 +13,21 @@ from mproxy.transport._listener cimport (
 )
 from mproxy.transport._mtu cimport mtu_init
 from mproxy.transport._packet cimport (
-    BASE_PACKET_BYTES, CRC_BYTES, DATAGRAM_VERSION, PACKET_HEADER_BYTES, ControlType, PacketType, crc32c,
+    BASE_PACKET_BYTES, CRC_BYTES, DATAGRAM_VERSION, MAX_HANDSHAKE_BYTES, PACKET_HEADER_BYTES, ControlType, PacketType,
+    crc32c,
 )
 from mproxy.transport._rtt cimport MAX_RTO_US, rtt_sample, rtt_timeout
 from mproxy.transport._states cimport ConnectionState
+
+
+cdef bint keep(uint8_t **place, const uint8_t *message, uint32_t length) noexcept nogil:
+    """Have a copy of a message there; False when there is no memory: then it is as if it had not come."""
+    cdef uint8_t *copy = <uint8_t *>realloc(place[0], length + 1)
+    if copy == NULL:
+        return False
+    memcpy(copy, message, length)
+    place[0] = copy
+    return True
 
 
 @cython.final
@@ -37,6 +49,10 @@ cdef class SetUp:
         self.options.credit = channel.inp.limit
         self.repeat_at = NEVER
 
+    def __dealloc__(self):
+        free(self.handshake)
+        free(self.heard)
+
     cdef void dial(self) noexcept:
         """Become the active side: the first SYN is due."""
         self.active = True
@@ -53,8 +69,7 @@ cdef class SetUp:
         put_options(self.peer_options, &accepted.options)
         if self.sealed:
             self.heard_bytes = accepted.handshake_bytes
-            memcpy(self.heard, accepted.handshake, accepted.handshake_bytes)
-            self.handshake_event = True
+            self.handshake_event = keep(&self.heard, accepted.handshake, accepted.handshake_bytes)
         else:
             self.confirmed = True
             self.channel.ping_due = True
@@ -74,10 +89,9 @@ cdef class SetUp:
                              (self.options.flags if self.active else theirs.flags) & OptionFlag.GO_BACK, now)
 
     cdef int send_handshake(self, const uint8_t *data, uint32_t length) noexcept:
-        """Send the next handshake message; it is repeated until the peer goes on. -1: too long."""
-        if length > MAX_HANDSHAKE_BYTES:
+        """Send the next handshake message; it is repeated until the peer goes on. -1: too long, or no memory."""
+        if length > MAX_HANDSHAKE_BYTES or not keep(&self.handshake, data, length):
             return -1
-        memcpy(self.handshake, data, length)
         self.handshake_bytes = length
         self.handshake_index = self.handshake_index + 2 if self.handshake_index > 0 else (1 if self.active else 2)
         self.due = True
@@ -95,6 +109,13 @@ cdef class SetUp:
         """The peer's packet shows that our last set-up packet arrived."""
         self.confirmed = True
         self.due = False
+        free(self.handshake)
+        self.handshake = NULL
+        self.handshake_bytes = 0
+        if not self.handshake_event:
+            free(self.heard)
+            self.heard = NULL
+            self.heard_bytes = 0
         self.repeat_at = NEVER
 
     cdef bint repeat(self) noexcept:
@@ -173,8 +194,7 @@ cdef class SetUp:
         if state == ConnectionState.SECURING:
             if index == 0 and control_bytes >= 3 and control[2] <= control_bytes - 3:
                 return SetUpNews.REFUSED
-            if index == <uint64_t>self.handshake_index + 1:
-                memcpy(self.heard, control, control_bytes)
+            if index == <uint64_t>self.handshake_index + 1 and keep(&self.heard, control, control_bytes):
                 self.heard_bytes = control_bytes
                 self.handshake_event = True
                 self.repeat_at = NEVER
