@@ -70,10 +70,11 @@ def sproxy_parser() -> OneLineParser:
         "with --attach: join the sproxy for the daemon at HOST:PORT (default: this host's sshd) that an earlier --start"
         " has left running for this user, or start it; it ends after a day without sessions"))
     parser.add(group, "--workers", parse_workers, metavar="N|auto", help=(
-        f"processes that share the sessions, to use so many cores; auto: one a core (default {SproxyConfig.workers})"))
+        "processes that share the sessions, to use so many cores; auto: one a core (default"
+        f" {show_default(SproxyConfig.workers)})"))
     parser.add(group, "--node", parse_count, metavar="N", help=(
         "which of several sproxies with the same host key this is, 0 to 255, for a balancer in front of them: the first"
-        f" byte of the routing tags that cproxies come back with (default {SproxyConfig.node})"))
+        f" byte of the routing tags that cproxies come back with (default {show_default(SproxyConfig.node)})"))
     parser.add(group, "--accept-proxy", parse_network, metavar="NETWORK", action="append", help=(
         "connections from this address or network (10.0.0.0/24) come through a balancer, which says first, in"
         " haproxy's PROXY protocol, from where; repeatable; only for balancers that nobody else can pass for"))

@@ -422,6 +422,7 @@ def test_the_whole_help_fits_80_columns_and_says_what_a_time_is(words, capsys):
     assert max(map(len, text.splitlines())) <= 80
     assert "TIME is a number with " in text or "TIME" not in text
     assert not re.search(r"\w-\n", text), "a word is divided"
+    assert not re.search(r"<\S+ object", text), "an object instead of what it stands for"
 
 
 @pytest.mark.parametrize("program", ["cproxy", "sproxy"])
