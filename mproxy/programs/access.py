@@ -254,26 +254,30 @@ class Access:
                 raise
         return self._command.find_living(spki, host, time.time(), certificate)
 
-    def say_open(self, listeners: Sequence[tuple[str, int]]) -> None:
-        """Log who can reach what, and how to end that; does nothing if only some may connect.
-
-        `listeners` are the addresses on which sproxy listens, [(host, port)].
-        """
+    def open_to(self, listeners: Sequence[tuple[str, int]]) -> str | None:
+        """Who comes in without a key that is listed; None: nobody. `listeners` are the addresses on which sproxy
+        listens, [(host, port)]."""
         if self.guarded:
+            return None
+        if all(is_loopback(address[0]) for address in listeners):
+            return "every user of this host"
+        return "anyone whose packets arrive here"
+
+    def say_open(self, listeners: Sequence[tuple[str, int]]) -> None:
+        """Log who can reach what, and how to end that; does nothing if only some may connect. `listeners`: as above."""
+        who = self.open_to(listeners)
+        if who is None:
             return
-        config = self._config
+        config, log = self._config, self._log.warning
         daemons = [say_target(*target) for target in sorted(self._named)]
         places = " or ".join(format_host_port(*address[:2]) for address in listeners)
-        who, log = "every user of this host", self._log.warning
-        if not all(is_loopback(address[0]) for address in listeners):
-            who = "anyone whose packets arrive here"
-            if any(is_here(host) for host, _port in self._named):
-                who, log = f"ANYONE {who.removeprefix('anyone ')}, not only this host,", self._log.error
+        if who.startswith("anyone ") and any(is_here(host) for host, _port in self._named):
+            who, log = f"ANYONE {who.removeprefix('anyone ')}, not only this host,", self._log.error
         reason = "--plaintext" if config.plaintext else "no authorized_keys"
         log("open-door", daemons=", ".join(daemons), why=f"{reason}: {who} can use them through {places}",
-            close=self._how_to_close())
+            close=self.how_to_close())
 
-    def _how_to_close(self) -> str:
+    def how_to_close(self) -> str:
         """The command after which nobody comes in without a key that is listed."""
         path = self._config.authorized_keys_file
         if self._config.plaintext:

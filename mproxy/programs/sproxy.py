@@ -377,9 +377,11 @@ class Sproxy(Program, EndpointObserver, Inspected):
                 "ports": sorted({port for _host, port in self._listening}), "key": self._access.fingerprint}))
 
     def inspect(self) -> dict[str, Any]:
+        who = self._access.open_to(self._listening)
         return {"state": "stopping" if self._stopping else "running",
                 "listening": [format_host_port(*address) for address in self._listening],
-                "daemon": format_host_port(self._config.daemon_host, self._config.daemon_port)}
+                "daemon": format_host_port(self._config.daemon_host, self._config.daemon_port),
+                "open": None if who is None else {"to": who, "close": self._access.how_to_close()}}
 
     def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
         for client in self._clients:

@@ -60,6 +60,8 @@ def _say_program(facts: Facts) -> Iterator[str]:
     died += f", upgraded {counted(facts['upgrades'], 'time')}" if facts.get("upgrades") else ""
     yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])}{died},"
            f" on {where}, {counted(len(sessions), 'session')}")
+    if facts.get("open"):
+        yield f"  open to {facts['open']['to']}: no key is asked for; to end that: {facts['open']['close']}"
     for place in facts.get("remote", ()):
         yield f"  listening at sproxy: {place}"
     for session in sessions:

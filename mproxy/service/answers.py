@@ -107,7 +107,8 @@ _WITH_SESSIONS = object_of(_ANY_PROGRAM | {
     "ended": object_of({
         "sessions": COUNT, "streams_ever": COUNT, "sent_bytes": COUNT, "received_bytes": COUNT,
         "resent_bytes": COUNT, "outages": object_of({"count": COUNT, "total_s": NUMBER})}),
-}, {"sproxy": TEXT, "daemon": TEXT, "deaths": COUNT, "upgrades": COUNT}, never=("transfers", "workers"))
+}, {"sproxy": TEXT, "daemon": TEXT, "open": or_null(object_of({"to": TEXT, "close": TEXT})), "deaths": COUNT,
+    "upgrades": COUNT}, never=("transfers", "workers"))
 
 _WITH_TRANSFERS = object_of(_ANY_PROGRAM | {"transfers": list_of(_TRANSFER)}, {
     "listening": _TEXTS,

@@ -112,6 +112,16 @@ def test_text_names_everything(pair, served):
     assert "nothing is running" in ask(pair.lab.router, "status", status=1)
 
 
+def test_an_open_door_is_shown(pair, lab):
+    """Goal: status says who needs no key, and the command that it names ends that."""
+    pair.start_sproxy()
+    assert "  open to anyone whose packets arrive here: no key is asked for" in ask(lab.server, "status")
+    door = facts(lab.server, "sproxy")["open"]
+    lab.server.run("sh", "-c", door["close"])
+    until(lambda: facts(lab.server, "sproxy")["open"] is None, 30, "a closed door")
+    assert "  open to " not in ask(lab.server, "status")
+
+
 def test_a_transfer_is_shown_at_both_ends(lab, tmp_path):
     """Goal: it shows how much of the total is done, on a path that takes 20 s for it."""
     source = tmp_path / "source"

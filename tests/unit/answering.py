@@ -28,7 +28,7 @@ PROGRAM = {"version": "0.1.0", "pid": HERE, "uid": 0, "state": "running", "uptim
 SOUND = {
     "sproxy": {
         "program": "sproxy", "name": "office", **PROGRAM, "listening": ["[::]:6200"], "daemon": "127.0.0.1:23",
-        "deaths": 2,
+        "open": {"to": "anyone whose packets arrive here", "close": "touch /keys"}, "deaths": 2,
         "sessions": [SESSION],
         "endings": [{"session": "00112233", "peer": "192.0.2.9", "why": "ended by mproxy kill", "ended_s": 4.5}],
         "ended": {"sessions": 3, "streams_ever": 4, "sent_bytes": 100, "received_bytes": 200, "resent_bytes": 1,

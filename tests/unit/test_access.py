@@ -153,6 +153,7 @@ def test_an_open_door_is_told(make, tmp_path, listening, settings, level, words)
     line, = access._log.of(f"{level} open-door")
     assert words in line["why"] and f"{settings.get('daemon_host', '127.0.0.1')}:23" in line["daemons"]
     assert line["close"] == f"touch {tmp_path}/authorized_keys"
+    assert access.open_to(listening) in line["why"].replace("ANYONE", "anyone")
 
 
 def test_the_command_that_is_told_ends_that(make, tmp_path, clock):
@@ -169,6 +170,7 @@ def test_a_door_that_starts_closed(make):
     access = make(None, closed=True)
     access.say_open(ANYWHERE)
     assert access.guarded and not access._log.of("open-door") and access._log.of("keys-read")[0]["keys"] == 0
+    assert access.open_to(ANYWHERE) is None
     refused(access)
 
 
