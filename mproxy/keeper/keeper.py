@@ -19,7 +19,7 @@ from mproxy.io.descriptors import Inherited
 from mproxy.keeper._clone import clone_worker
 from mproxy.keeper.deaths import HANDED_OVER, STORED, Blame, Deaths, is_crash, is_death
 from mproxy.keeper.main_process import be_keeper, note_death
-from mproxy.keeper.signals import HELD, PASSED_ON, STOPPING, meanings, passed_on, stop_with
+from mproxy.keeper.signals import HELD, PASSED_ON, STOPPING, ended_by, meanings, passed_on, stop_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Keeper:
                 self._branch.end_if_given_up(status)
             if self.upgrades is not None and self.upgrades.is_handed_over(status):
                 return self.stand_in_front()
+            if self._stopping and ended_by(status):
+                return 1  # as where there still is a handler
             if not is_death(status):
                 return self._exit_status(os.WEXITSTATUS(status))
             pause_us = self._judge_death(pid, status, (time.monotonic_ns() - began_at) // 1000)

@@ -20,6 +20,12 @@ def passed_on(number: int) -> int:
     return signal.SIGRTMIN + number
 
 
+def ended_by(status: int) -> bool:
+    """Whether a signal to stop has ended a worker, as waitpid(2) tells: the second one, when the interpreter is ending
+    and has no handler for it any more."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in map(passed_on, STOPPING)
+
+
 # What no process with a keeper, and no keeper, gets otherwise than by waiting for it.
 HELD = PASSED_ON | OWN | set(map(passed_on, PASSED_ON))
 

@@ -98,6 +98,11 @@ class Echo:
         self.page[TURN.size] = 1
         return "hangs"
 
+    def do_unhandle(self, _rest):
+        """Be as the interpreter is at its end."""
+        signal.signal(passed_on(signal.SIGTERM), signal.SIG_DFL)
+        return "unhandled"
+
     def do_turn(self, session):
         TURN.pack_into(self.page, 0, int(session))
         return "turn"

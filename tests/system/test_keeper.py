@@ -175,6 +175,14 @@ def test_second_signal_ends_at_once(kept):
     assert program.program.stop() == 1
 
 
+def test_second_signal_while_the_interpreter_ends(kept):
+    """Goal: where no handler is left, it is still the end that was asked for (`timeout` sends two), and no death."""
+    program = kept()
+    program.ask("unhandle")
+    assert program.program.stop() == 1
+    assert not program.log.events("worker-died")
+
+
 @pytest.mark.parametrize("deaths", [0, 1])
 def test_signals_to_both_processes_count_once(kept, deaths):
     """Goal: `pkill`, or a service manager, sends to all processes of a program: that is one SIGTERM."""
