@@ -33,6 +33,7 @@ cdef struct App:
     bint read_ended     # EOF read and given to the stream
     bint write_ended    # the stream's end given to the application
     uint8_t address     # which of the target's addresses is being tried
+    uint8_t refusal     # errno of its connection, found and so taken out of the socket by bytes sent early; 0: none
     void *target        # owned reference to a Target while connecting, else NULL
     void *race          # owned reference to Attempts while connecting to one of several addresses; else NULL
 
@@ -43,7 +44,7 @@ cdef struct Apps:
     Work *work          # queued when an application is ready
     LinkedList all      # oldest first
     LinkedList ready    # those to be read
-    uint32_t vanished   # whose connection broke, ever
+    int vanished        # errno with which the last one's connection broke, ECONNRESET where nobody said; 0: none has
     void (*connect_failed)(Apps *apps, App *app, int error) noexcept  # daemon's address failed
     void (*left_away)(Apps *apps, App *app, bint broken) noexcept  # it ended or broke while there is no carrier
     void *owner         # for these two

@@ -143,7 +143,7 @@ cdef bint is_away(Session session) noexcept:
 cdef void app_vanished(App *app) noexcept:
     """The application's connection broke, and all that it had written was read."""
     cdef Session session = <Session>app.apps.session
-    app.apps.vanished += 1
+    app.apps.vanished = ECONNRESET
     if is_away(session):
         session.streams.discard(app.stream, ResetCode.WHILE_AWAY)
         app.apps.left_away(app.apps, app, True)
@@ -160,6 +160,7 @@ cdef void app_write_failed(App *app) noexcept:
     cdef int error = errno
     if app.read_ended or not app.is_socket:
         app_vanished(app)
+        app.apps.vanished = error
         return
     break_off(app, error)
     (<Session>app.apps.session).streams.deafen(app.stream)
@@ -198,7 +199,7 @@ cdef void finish_connect(App *app, uint32_t events) noexcept:
     """The daemon has answered: the socket is writable, or broken."""
     cdef int error
     if events & (EPOLLERR | EPOLLHUP):
-        error = pending_error(app.source.fd)
+        error = pending_error(app.source.fd) or app.refusal
         if error != ECONNRESET and error != EPIPE:
             app.apps.connect_failed(app.apps, app, error)
             return
@@ -339,10 +340,12 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
                 bound_unsent(app)
         elif errno == EAGAIN:
             app.writable = False
-        elif not app.connecting and errno != EINTR:
+        elif app.connecting:
+            app.refusal = app.refusal or <uint8_t>errno  # an event will tell of a connection that failed, but not why
+        elif errno != EINTR:
             app_write_failed(app)
             return
-        n = max(n, <ssize_t>0)  # an event will tell of a connection that failed
+        n = max(n, <ssize_t>0)
     session.take(<uint32_t>n)
     if app.stream.state.in_ended or length == 0:  # without bytes of its own: others are in order now
         app_flush(app)

@@ -65,6 +65,7 @@ cdef void dial_next(App *app) noexcept:
     app.address = <uint8_t>(index - 1)
     app.source.fd = fd
     app.stream.state.fd = fd + 1
+    app.refusal = 0
     app.writable = False
     if fd >= 0:
         app_watch(app)
@@ -87,7 +88,7 @@ cdef void run_race(Work *work) noexcept:
             return
         attempts.close(attempt)
         attempt = attempts.answered()
-    if attempts.is_due and not app.writable:
+    if attempts.is_due and not app.writable and app.refusal == 0:
         if app.source.fd >= 0 and attempts.add(app.source.fd, NULL, 0):
             app.source.fd = -1
             app.stream.state.fd = 0

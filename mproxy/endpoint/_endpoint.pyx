@@ -4,7 +4,7 @@ import os
 from collections import deque
 from functools import partial
 
-from libc.errno cimport EMFILE, errno
+from libc.errno cimport ECONNRESET, EMFILE, errno
 from libc.stdint cimport uint16_t
 
 from mproxy._liveness cimport liveness_death_us, liveness_note_life
@@ -179,7 +179,7 @@ cdef class Endpoint:
         app = <App *>stream.owner
         self.session.streams.kill(stream, why.encode(errors="replace"))
         if app != NULL:
-            self.apps.vanished += 1
+            self.apps.vanished = ECONNRESET
             app_close(app, True)
         self.loop.schedule(&self.work)
         return True
@@ -231,7 +231,7 @@ cdef class Endpoint:
 
     @property
     def vanished(self):
-        """Application connections that broke, ever."""
+        """errno with which the last application's connection broke; 0: none has."""
         return self.apps.vanished
 
     @property

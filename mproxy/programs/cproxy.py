@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import ECONNRESET, EPIPE
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode, WelcomeFeature
@@ -355,7 +356,9 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def on_idle(self, endpoint: Endpoint) -> None:
         if self._config.stdio:
-            self.exit_status = self.exit_status or int(endpoint.vanished > 0)
+            if endpoint.vanished not in (0, ECONNRESET, EPIPE) and not self.exit_status:
+                self._log.error("output-failed", why=f"standard output takes no more: {os.strerror(endpoint.vanished)}")
+            self.exit_status = self.exit_status or int(endpoint.vanished != 0)
             if self._stopping or not self._next_ssh.begin():
                 self._finish_stdio()
         elif not self._config.eager:

@@ -391,6 +391,18 @@ def test_stdio_whose_reader_is_gone(pair, daemon):
     assert ended(connection)
 
 
+def test_stdio_whose_output_takes_no_more(pair):
+    """Goal: what could not be written is an error, in one line that says why."""
+    pair.echo()
+    pair.start_sproxy()
+    with open("/dev/full", "wb") as full:
+        cproxy = pair.start_stdio(stdin=subprocess.PIPE, stdout=full)
+        cproxy.process.stdin.write(b"hello")
+        cproxy.process.stdin.close()
+        assert cproxy.wait() == 1
+    assert cproxy.event("output-failed")["why"] == "standard output takes no more: No space left on device"
+
+
 def test_traffic_of_one_session_survives_the_death_of_another(pair, lab):
     """Goal: when sproxy serves two hosts, the death of one session does not affect the other."""
     pair.echo()

@@ -191,6 +191,17 @@ def test_refused_daemon_is_a_reset(pair):
         pair.joined(listener)
 
 
+def test_the_first_words_do_not_hide_why_a_daemon_refuses(pair):
+    """Goal: bytes that come with the stream are sent to the daemon at once, and find its refusal before anybody looks
+    for it: both ends say it all the same."""
+    pair.start()
+    app = pair.app()
+    app.sendall(b"words")
+    assert ends_by_reset(app)
+    assert pair.sproxy.event("daemon-unreachable")["why"] == "Connection refused"
+    assert "refused" in pair.cproxy.event("stream-reset")["why"]
+
+
 def test_unread_bytes_of_a_closed_application_reset_the_daemon(pair, daemon):
     """Goal: if an application goes away while its daemon still sends, the daemon is reset and does not hang."""
     pair.start()
