@@ -345,6 +345,9 @@ def describe_bytes(data: bytes) -> str:
         return "HTTP"
     if data[:4] == b"SSH-":
         return "SSH"
+    line = data[:16].partition(b"\n")[0].rstrip(b"\r")
+    if len(line) > 3 and all(0x20 <= byte < 0x7F for byte in line):
+        return f"'{line.decode()}'"
     return data[:4].hex(" ")
 
 

@@ -235,12 +235,13 @@ def test_version_mismatch_names_both_versions(pair, lab, bystander):
      ["version 8", "version 1"]),
     (b"HTTP/1.1 400 Bad Request\r\n\r\n", ["HTTP"]),
     (b"SSH-2.0-OpenSSH_9.2\r\n", ["SSH"]),
+    (b"220 mail ESMTP\r\n", ["it sent '220 mail ESMTP'"]),
     (b"\x15\x03\x01\x00\x02\x02\x46", ["TLS"]),
     (preamble() + frame(OPEN, stream=1), []),
     (preamble() + frame(99), []),
     (preamble(), ["before the welcome"]),
     (b"", ["without an answer: what listens there is not an sproxy"]),
-], ids=["version", "their version", "http", "ssh", "tls", "no welcome", "unknown frame", "cut short", "closed"])
+], ids=["version", "their version", "http", "ssh", "smtp", "tls", "no welcome", "unknown frame", "cut short", "closed"])
 def test_cproxy_says_what_answered(pair, lab, answer, words):
     """Goal: if something else than sproxy answers, or another version, cproxy logs what it is, and tries again
     later."""
