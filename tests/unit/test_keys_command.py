@@ -110,7 +110,7 @@ def test_words_are_filled_in_and_nothing_else_is_done_to_them(lab):
 
 @pytest.mark.parametrize(("script", "why"), [
     ("echo wrong >&2; exit 1", "exit status 1: wrong"), ("kill -9 $$", "SIGKILL"),
-    ("cat /dev/zero", "says more than 1 MiB"), ("printf 'a\\033[2Jb' >&2; exit 1", r"exit status 1: a\x1b[2Jb"),
+    ("cat /dev/zero", "printed more than 1 MiB"), ("printf 'a\\033[2Jb' >&2; exit 1", r"exit status 1: a\x1b[2Jb"),
     ("sleep 1000 & sleep 1000", "has not ended within 0s")])
 def test_when_it_fails_nobody_new_comes_in(lab, monkeypatch, script, why):
     """Goal: and what it has started is gone, too; who has a session stays."""

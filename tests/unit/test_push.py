@@ -97,7 +97,7 @@ def test_own_files_are_installed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("broken", "why"), [
     ("archive", "it cannot run there: .*mproxy"),
-    ("program", "sproxy already exists, and 'mproxy push' has not written it")])
+    ("program", "sproxy already exists, and was not written by 'mproxy push'")])
 def test_what_cannot_be_installed_changes_nothing(tmp_path, monkeypatch, broken, why):
     monkeypatch.setenv("HOME", str(tmp_path))
     if broken == "program":
