@@ -10,6 +10,8 @@ ONE_AT_A_TIME = "--single: a new session started"
 
 
 def say_close(code: int, reason: str) -> str:
-    """A close code with the peer's words, for the log."""
+    """A close code with the peer's words, for the log; the words alone where the code says no more than that it ended."""
+    if reason and code == CloseCode.ORDERLY:
+        return reason
     name = CloseCode(code).name.lower().replace("_", "-")
     return f"{name} ({reason})" if reason else name
