@@ -208,10 +208,11 @@ def ask_all(which: str | None, patience_s: float = PATIENCE_S, as_text: bool = F
             **more: object) -> tuple[list[Facts], list[Surveyed]]:
     """(facts of the programs that `which` names, those that cannot be asked, which may be others).
 
-    `which`: a program, a name or a process; all are asked at once. `as_text`, `more`: as `survey` takes them.
+    `which`: a program, a name or a process; all that may be meant are asked at once. `as_text`, `more`: as `survey`
+    takes them.
     """
     found, silent = [], []
-    for each in survey(patience_s, as_text, **more):
+    for each in survey(patience_s, as_text, which, **more):
         if each.facts is None:
             silent.append(each)
         else:

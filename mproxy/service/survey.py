@@ -44,14 +44,16 @@ class Surveyed:
         self.why = why      # there are no facts
 
 
-def survey(patience_s: float, as_text: bool = False, **more: object) -> list[Surveyed]:
+def survey(patience_s: float, as_text: bool = False, which: str | None = None, **more: object) -> list[Surveyed]:
     """All programs of this user, for root those of the host; each gets `patience_s` to answer, all at the same time.
 
+    `which`: a kind of program, or a process: if there is one, only those are asked. (Names are known by answers alone.)
     `as_text`: lists of streams may be a `StreamText`, for who passes them on. `more`: what to ask besides, as the
     control socket's `status` takes it. Sockets that killed programs have left are passed over.
     """
     found = []
     running = [one for one in find_running() if one[0] not in WITHOUT_STATUS]
+    running = [one for one in running if which in (one[0], str(one[1]))] or running
     request = json.dumps({"command": "status", **more}).encode() + b"\n"
     for start in range(0, len(running), AT_ONCE):
         found += _ask_at_once(running[start:start + AT_ONCE], request, time.monotonic() + patience_s, as_text)

@@ -115,3 +115,15 @@ def test_more_than_are_asked_at_once(programs, monkeypatch):
     for number in range(10):
         programs.say("recv", sound("recv", name=f"p{number}"))
     assert programs.ask() == {f"p{number}": True for number in range(10)}
+
+
+@pytest.mark.parametrize(("which", "asked"), [
+    ("cproxy", ["cproxy"]), ("recv", ["recv", "recv"]), ("a process", ["recv"]), ("inbox", ["cproxy", "recv", "recv"]),
+    ("relay", ["cproxy", "recv", "recv"]), (None, ["cproxy", "recv", "recv"])])
+def test_only_those_are_asked_that_may_be_meant(programs, which, asked):
+    """Goal: who asks for one of several is not told of thousands of streams of the others, nor waits for them."""
+    programs.say("cproxy", sound("cproxy"))
+    programs.say("recv", sound("recv"))
+    programs.say("recv", sound("recv"), pid=HERE + 1)
+    found = survey.survey(5, False, str(HERE + 1) if which == "a process" else which, streams=True)
+    assert sorted(one.program for one in found) == asked and len(programs.requests) == len(asked)
