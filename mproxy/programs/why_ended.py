@@ -10,7 +10,7 @@ ONE_AT_A_TIME = "--single: a new session started"
 
 
 def say_close(code: int, reason: str) -> str:
-    """A close code with the peer's words, for the log; the words alone where the code says no more than that it ended."""
+    """A close code with the peer's words, for the log; the words alone where the code says only that it ended."""
     if reason and code == CloseCode.ORDERLY:
         return reason
     name = CloseCode(code).name.lower().replace("_", "-")
