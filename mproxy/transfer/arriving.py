@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Unlike(MproxyError):
-    """Blocks that were copied from another file are not what they should be: they are missing."""
+    """Blocks that were made from another file are not what they should be: they are missing."""
 
     def __init__(self, numbers: set[int]) -> None:
         super().__init__("the older file at the receiver has changed meanwhile: send it again")
@@ -29,18 +29,20 @@ class ArrivingFile:
         """(first block, number of blocks) of all that is missing. FileExistsError when the name is taken."""
         raise NotImplementedError
 
-    def write_block(self, number: int, data: Data, digest: bytes) -> bool:
-        """Write a block whose digest must be `digest`; False when it is another."""
+    def write_block(self, number: int, data: Data, digest: bytes, is_rebuilt: bool = False) -> bool:
+        """Write a block whose digest must be `digest`. False when it is another; what is read again before the file
+        gets its name may leave that to `finish`. `is_rebuilt`: from another file, as with `copy_block`."""
         raise NotImplementedError
 
     def copy_block(self, _number: int, _fd: int, _offset: int, _digest: bytes) -> bool:
         """Have as a block what another file holds at an offset, and what should have `digest`: whether it does is found
-        out by `unlike_copies`, or by `finish`, which raises Unlike. False: it cannot be copied, and nothing has
+        out by `unlike_rebuilt`, or by `finish`, which raises Unlike. False: it cannot be copied, and nothing has
         changed."""
         return False
 
-    def unlike_copies(self) -> set[int]:
-        """The numbers of those copied since the last call that are not what they should be, and so are missing."""
+    def unlike_rebuilt(self) -> set[int]:
+        """The numbers of those made from another file since the last call that are not what they should be, and so are
+        missing."""
         return set()
 
     def write_holes(self, first: int, count: int) -> None:

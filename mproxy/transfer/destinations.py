@@ -349,7 +349,7 @@ class PipedFile(ArrivingFile):
         count = block_count(self._file.size) if self._file.kind == FileKind.FILE else (1 << 32) - 1
         return [(0, count)]
 
-    def write_block(self, number: int, data: Data, digest: bytes) -> bool:
+    def write_block(self, number: int, data: Data, digest: bytes, _is_rebuilt: bool = False) -> bool:
         """Write a block; False when it is damaged."""
         if self._file.kind == FileKind.FILE:
             is_last = number == block_count(self._file.size) - 1

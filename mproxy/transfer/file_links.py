@@ -62,7 +62,7 @@ class SecondName(ArrivingFile):
     def begin(self) -> Sequence[tuple[int, int]]:
         return self._present.begin()
 
-    def write_block(self, _number: int, _data: Data, _digest: bytes) -> bool:
+    def write_block(self, _number: int, _data: Data, _digest: bytes, _is_rebuilt: bool = False) -> bool:
         """Never called: no blocks are requested."""
         return False
 

@@ -5,9 +5,9 @@
                           or a file of a single block, which cannot be continued, has none
 
 Nothing on the disk is trusted. What the state claims of an earlier attempt is read and hashed before the rest is asked
-for, and all of it is read from the disk and hashed again before the file gets its name: if others cut, damaged,
-replaced or wrote into it, that is found, whenever it happened. The name goes to the file that was hashed, by its
-descriptor, and not to whatever has the temporary name by then.
+for, and all of it is read from the disk and hashed before the file gets its name: if others cut, damaged, replaced or
+wrote into it, that is found, whenever it happened. So what arrives is not hashed on its way to the disk. The name goes
+to the file that was hashed, by its descriptor, and not to whatever has the temporary name by then.
 
 The temporary files are ours alone: a link, a file with a second name or a file of another user that somebody planted
 there is neither opened nor removed.
@@ -148,7 +148,7 @@ class PartialFile(ArrivingFile):
         self._reserved = 0  # bytes of the file for which room is reserved
         self._reserving = threading.Lock()
         self._arrived = 0  # bytes in this attempt
-        self._copied: set[int] = set()  # blocks that were copied, and not looked at yet
+        self._rebuilt: set[int] = set()  # blocks made from an older file, and not looked at yet
         self._parts = Parts()  # of a pipe
         self._cancelled = False
         self._made: list[bytes] = []  # temporary names that did not exist before
@@ -335,7 +335,7 @@ class PartialFile(ArrivingFile):
             number += 1
         return ranges
 
-    def write_block(self, number: int, data: Data, digest: bytes) -> bool:
+    def write_block(self, number: int, data: Data, digest: bytes, is_rebuilt: bool = False) -> bool:
         at = number * LEAF_BYTES
         if self._file.kind == FileKind.PIPE:
             if number >= MOST_PIPE_BLOCKS:
@@ -344,8 +344,8 @@ class PartialFile(ArrivingFile):
             if place is None:
                 return False
             at = place
-        elif leaf(data, number, number == block_count(self._file.size) - 1) != digest:
-            return False
+        elif is_rebuilt:
+            self._rebuilt.add(number)
         if self._file.sparse and self._is_new:
             write_with_holes(self._fd, data, at)
         else:
@@ -360,14 +360,14 @@ class PartialFile(ArrivingFile):
         if self._file.sparse or not copy_range(fd, offset, self._fd, number * LEAF_BYTES, length):
             return False
         self._arrived += length
-        self._copied.add(number)
+        self._rebuilt.add(number)
         self._note(number, digest)
         self._reserve()
         return True
 
-    def unlike_copies(self) -> set[int]:
-        copied, self._copied = self._copied, set()
-        found = self._damaged(sorted(copied))
+    def unlike_rebuilt(self) -> set[int]:
+        rebuilt, self._rebuilt = self._rebuilt, set()
+        found = self._damaged(sorted(rebuilt))
         self._forget(found)
         return set(found)
 
@@ -391,8 +391,8 @@ class PartialFile(ArrivingFile):
         """Hash what is on the disk, give it its name and close it; returns the root. None: it is not the sender's root,
         and nothing is kept.
 
-        A `digest` of zeros means that the sender sent only what was missing: every block was checked as it came.
-        Damaged: somebody else changed the data on the disk; what is right is kept for another attempt.
+        A `digest` of zeros means that the sender sent only what was missing: each block has a digest of its own.
+        Damaged: a block is not what its digest says, whoever changed it; what is right is kept for another attempt.
         """
         complete = all(self._has(number) for number in range(len(self._digests) // DIGEST_BYTES))
         own = root(self._digests)
@@ -435,10 +435,10 @@ class PartialFile(ArrivingFile):
             status = status_of(self._fd)
             if damaged or status.st_size != size:
                 self._forget(damaged)
-                if self._copied.issuperset(damaged) and status.st_size == size:
-                    self._copied = set()
+                if self._rebuilt.issuperset(damaged) and status.st_size == size:
+                    self._rebuilt = set()
                     raise Unlike(set(damaged))
-                raise Damaged("the data on the receiver's disk is not what was written there: send it again")
+                raise Damaged("the data on the receiver's disk is not what was sent: send it again")
             if (status.st_mtime_ns, status.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns):
                 return
             before = status

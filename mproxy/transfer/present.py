@@ -66,7 +66,7 @@ class PresentFile(ArrivingFile):
                            dir_fd=self._directory)
         return []
 
-    def write_block(self, _number: int, _data: Data, _digest: bytes) -> bool:
+    def write_block(self, _number: int, _data: Data, _digest: bytes, _is_rebuilt: bool = False) -> bool:
         """Never called: no blocks are requested."""
         return False
 

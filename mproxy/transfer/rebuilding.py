@@ -116,7 +116,7 @@ def write_coded(arriving: Arrival, block: Coded, data: Data) -> bool:
     if offset is not None and basis is not None and target.copy_block(block.number, basis.fd, offset, block.digest):
         return True
     decoded = decode(block, data, basis.fd if basis is not None else -1)
-    return decoded is not None and target.write_block(block.number, decoded, block.digest)
+    return decoded is not None and target.write_block(block.number, decoded, block.digest, bool(block.coding & REBUILT))
 
 
 def note_wrong(arriving: Arrival, block: Coded) -> bool:

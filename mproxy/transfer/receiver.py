@@ -505,7 +505,7 @@ class FileReceiver(Conversation, BundlesInHost):
                 arriving.target.discard()
             self._fail(arriving, code, text)
         elif arriving.end is not None and arriving.target is not None and arriving.wrong:
-            self._submit(arriving, arriving.target.unlike_copies,
+            self._submit(arriving, arriving.target.unlike_rebuilt,
                          lambda unlike, error: self._were_compared(arriving, unlike, error))
         elif arriving.end is not None and arriving.target is not None:
             target, end = arriving.target, arriving.end
@@ -513,7 +513,7 @@ class FileReceiver(Conversation, BundlesInHost):
                          lambda digest, error: self._was_finished(arriving, digest, error))
 
     def _were_compared(self, arriving: Arrival, unlike: set[int] | None, error: Exception | None) -> None:
-        """All that was copied, before what was rebuilt wrongly is asked for: that is done once."""
+        """All that was rebuilt, before what went wrong is asked for: that is done once."""
         arriving.pending -= 1
         if arriving.settled:
             self._close_soon(arriving)

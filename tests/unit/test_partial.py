@@ -188,6 +188,36 @@ def test_room_is_taken_as_bytes_come(arrival, part):
         assert part.stat().st_blocks * 512 <= 2 * (number + 1) * BLOCK + 65536
 
 
+def test_what_arrives_is_hashed_once(arrival, monkeypatch):
+    """Goal: each block is hashed when the file is read again, and not on its way to the disk as well."""
+    hashed = []
+
+    def leaf(data, number, is_last):
+        hashed.append(number)
+        return tree.leaf(data, number, is_last)
+
+    monkeypatch.setattr("mproxy.transfer.partial.leaf", leaf)
+    arrival.begin()
+    arrival.write(2, 0, 1)
+    assert not hashed
+    assert arrival.finish() == arrival.root
+    assert sorted(hashed) == [0, 1, 2]
+
+
+def test_a_block_that_is_not_what_its_digest_says(arrival):
+    """Goal: it is found before the file gets its name; the next attempt asks for it alone."""
+    arrival.begin()
+    arrival.write(0, 2)
+    arrival.partial.write_block(1, b"x" * BLOCK, tree.leaf(arrival.data[BLOCK:2 * BLOCK], 1, False))
+    with pytest.raises(Damaged, match="not what was sent"):
+        arrival.finish()
+    arrival.partial.abandon()
+    assert arrival.begin() == [(1, 1)]
+    arrival.write(1)
+    assert arrival.finish() == arrival.root
+    assert (arrival.directory / "f").read_bytes() == arrival.data
+
+
 @pytest.mark.parametrize("wrote", [False, True])
 def test_what_nobody_can_go_on_with_is_given_back(arrival, wrote):
     arrival.begin()

@@ -154,16 +154,6 @@ def test_what_an_earlier_attempt_claims_is_looked_at(tmp_path):
     assert arrival.begin() == [(1, 2)]
 
 
-def test_damage_is_not_written_as_good(tmp_path):
-    arrival = Arrival(tmp_path)
-    arrival.begin()
-    data, digest = arrival.block(0)
-    assert not arrival.partial.write_block(0, b"x" + data[1:], digest)
-    arrival.write(1, 2)
-    assert arrival.partial.finish(len(arrival.data), arrival.root()) is None
-    assert os.listdir(tmp_path) == []
-
-
 def test_nothing_is_replaced_even_if_it_comes_meanwhile(tmp_path):
     arrival = Arrival(tmp_path)
     arrival.begin()
