@@ -113,6 +113,9 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     if _is_without_host(words):
         return _configure_with_code(given, words)
     words = split_host_port(words, -1)
+    if len(words) == 1:
+        raise UsageError(f"{words[0]}: there is no such file; expected FILE..., which prints a code, or FILE... HOST"
+                         " PORT")
     if len(words) < 3:
         parser.error(f"missing argument: {('FILE', 'HOST', 'PORT')[len(words)]}; expected FILE... HOST PORT")
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))

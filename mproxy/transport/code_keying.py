@@ -61,13 +61,13 @@ def make_code() -> Code:
 def is_code(text: str) -> bool:
     """Whether a word of a command line is meant as a code."""
     number, *words = text.split("-")
-    return number.isascii() and number.isdigit() and len(words) == 2 and all(word.isalpha() for word in words)
+    return number.isascii() and number.isdigit() and bool(words) and all(word.isalpha() for word in words)
 
 
 def parse_code(text: str) -> Code:
     """The code; UsageError with a guess at what was meant."""
     number, *words = text.lower().split("-")
-    if not is_code(text) or not 1 <= int(number) <= MOST_NUMBER:
+    if not is_code(text) or len(words) != 2 or not 1 <= int(number) <= MOST_NUMBER:
         raise UsageError(f"a code is a number up to {MOST_NUMBER} and two words, such as 7-violet-harbour")
     for word in words:
         if word not in WORDS:

@@ -55,13 +55,14 @@ def test_codes_are_read_as_they_are_made():
         code = make_code()
         assert is_code(str(code)) and 1 <= code.number <= 999
         assert parse_code(str(code).upper()).secret == code.secret
-    assert not any(map(is_code, ["7000", "7-violet", "a-violet-harbour", "violet-harbour-7", "7-8-9", "file-1-2", ""]))
+    assert not any(map(is_code, ["7000", "7-", "a-violet-harbour", "violet-harbour-7", "7-8-9", "file-1-2", ""]))
 
 
 @pytest.mark.parametrize("text, why", [
     ("0-violet-harbour", "a number up to 999"), ("1000-violet-harbour", "a number up to 999"),
     ("7-vilet-harbour", "vilet is not a word of any code; is it violet?"),
-    ("7-violet-xxxxxx", "xxxxxx is not a word of any code"), ("7000", "such as 7-violet-harbour")])
+    ("7-violet-xxxxxx", "xxxxxx is not a word of any code"), ("7-violet", "such as 7-violet-harbour"),
+    ("7-violet-harbour-red", "such as 7-violet-harbour"), ("7000", "such as 7-violet-harbour")])
 def test_a_slip_is_told(text, why):
     with pytest.raises(UsageError) as refusal:
         parse_code(text)
@@ -137,6 +138,11 @@ def test_when_a_code_is_meant(tmp_path, monkeypatch):
     config = parse_recv(["7-violet-harbour", "server:6200", "-o", "x/"])
     assert (str(config.code), config.host, config.port, config.once) == ("7-violet-harbour", "server", 6200, True)
     assert config.datagram.sealed
+    for words, why in ((["c"], "c: there is no such file"), (["a", "c"], "missing argument: PORT")):
+        with pytest.raises(UsageError, match=why):
+            parse_send(words)
+    with pytest.raises(UsageError, match="CODE 7-violet: a code is a number"):
+        parse_recv(["7-violet"])
     for words in (["a", "--own-key"], ["a", "--peer", f"SHA256:{'A' * 43}"], ["a", "--ack-port", "7"]):
         with pytest.raises(UsageError):
             parse_send(words)
