@@ -135,6 +135,7 @@ cdef class Channel:
     cdef bint should_ask(self, const PlannedPacket *plan) noexcept
     cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept
     cdef Taken take_close(self, const uint8_t *p) noexcept
+    cdef int64_t late(self, int64_t now) noexcept
     cdef bint may_send(self, uint32_t size, bint is_first, int64_t now) noexcept
     cdef bint has_more(self) noexcept
     cdef void note_end(self, int64_t now) noexcept

@@ -359,7 +359,7 @@ cdef class Channel:
                 plan.size = SMALL_PACKET_BYTES
         if self.on_trial:
             plan.size = min(out.room, <uint32_t>BASE_PACKET_BYTES)
-        pacer_fill(&self.pacer, self.congestion.rate, plan.size, now)
+        pacer_fill(&self.pacer, self.congestion.rate, plan.size, self.late(now), now)
         self.pace_at = NEVER
         if self.parcels is not None:
             self.parcels_wait = self.parcels.prepare()
@@ -388,6 +388,12 @@ cdef class Channel:
         out.count = count
         self.note_end(now)
         return count
+
+    cdef inline int64_t late(self, int64_t now) noexcept:
+        """How late this turn is for the run that waits for it, at most a round trip; -1: none waits."""
+        if self.pace_at == NEVER:
+            return -1
+        return min(max(now - self.pace_at, 0), self.recovery.rtt.smoothed)
 
     cdef inline bint may_send(self, uint32_t size, bint is_first, int64_t now) noexcept:
         """Whether a packet of `size` bytes may carry data: window and pace allow it, or it is a probe.

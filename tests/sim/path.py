@@ -4,6 +4,7 @@ rate, a queue and a largest packet; and the two ends of a connection on it. One 
 
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mproxy.transport._connection import ConnectionEventKind
 from mproxy.transport._states import ConnectionState
@@ -181,10 +182,40 @@ class Peer:
         self.pump()
 
 
+class BusyPeer(Peer):
+    """One end on a host that lets it run only now and then, `gap` microseconds apart on average."""
+
+    def __init__(self, gap, *arguments):
+        super().__init__(*arguments)
+        self.gap = gap
+        self.inbox = []
+        self.waits = False
+
+    def pump(self):
+        """Wait for a turn."""
+        if not self.waits:
+            self.waits = True
+            self.world.clock.after(1 + int(self.world.random.expovariate(1 / self.gap)), self._turn)
+
+    def _turn(self):
+        self.waits = False
+        inbox, self.inbox = self.inbox, []
+        for packet, source in inbox:
+            self.connection.receive(packet, source, self.world.clock.now)
+        super().pump()
+
+    def take(self, packet, source):
+        """A packet arrived, and waits in the socket."""
+        self.inbox.append((packet, source))
+        self.pump()
+
+
 class World:
     """A client and a listener with the path between; the server's end appears with the first good ACK."""
 
-    def __init__(self, seed, up=None, down=None, *, config=None, server_config=None, data=b"", answer=b"", number=None):
+    def __init__(self, seed, up=None, down=None, *, config=None, server_config=None, data=b"", answer=b"", number=None,
+                 busy=0):
+        """`busy`: both hosts are, and let an end run only every so many microseconds, on average."""
         self.seed = seed
         self.random = random.Random(seed)
         self.clock = Clock()
@@ -192,7 +223,8 @@ class World:
         self.down = Direction(self.clock, down or replace(self.up.faults), random.Random(self.random.random()))
         self.config = config or DatagramConfig()
         self.server_config = server_config or self.config
-        self.client = Peer(self, b"client", data, PyConnection(self.config, self.random.randbytes(32)))
+        self.peer = partial(BusyPeer, busy) if busy else Peer
+        self.client = self.peer(self, b"client", data, PyConnection(self.config, self.random.randbytes(32)))
         if number is not None:
             self.client.connection.begin_at(number)
         self.listener = PyListener(self.server_config, self.random.randbytes(16))
@@ -240,7 +272,7 @@ class World:
             if len(packet) >= len(found):
                 self.down.send(found)
         elif found is not None:
-            self.server = Peer(self, self.server_address, self.answer, found)
+            self.server = self.peer(self, self.server_address, self.answer, found)
             self.server.pump()
 
     def _to_client(self, packet):

@@ -60,6 +60,14 @@ def test_long_path_is_filled(congestion):
     assert world.server.connection.look()["in_window"] >= 8 << 20
 
 
+def test_a_busy_host_costs_a_part_of_the_rate():
+    """Goal: who has its turn late sends what it should have sent meanwhile. A fifth of the rate would be measured, then
+    sent, and so on, down to a few packets a turn."""
+    rates = [send(10_000_000, Faults(rate=FAST, delay=50_000, queue_bytes=1_250_000), seed=seed, busy=20_000)[0]
+             for seed in (1, 2, 3)]
+    assert sorted(rates)[1] >= 10, rates
+
+
 def share_a_bottleneck(controls, seconds, queue_bytes, rate=FAST):
     """Flows of different controllers through one queue; returns bytes of each in the last half, and drops of all."""
     worlds = [World(i, Faults(rate=rate, queue_bytes=queue_bytes), Faults(), data=bytes(int(rate * seconds)),
