@@ -1,9 +1,13 @@
 """Builds of cproxy and sproxy that follow each other at one place, as an installation puts them there."""
 
 import os
+import signal
 import sys
 
 from asking import ask
+from lab import until
+
+LATEST_S = 60
 
 # What is wrong with a build: what its launcher does before it starts the program.
 SOUND = ""
@@ -72,3 +76,20 @@ class Build:
         return ask(self.host, "upgrade", self.name, status=status)
 
 
+def take_over(*programs):
+    """Have the builds that are in place take over, all at once, and wait until they serve. One that a slow host does
+    not start in time is asked for again."""
+    def has_upgraded(program, upgrades, failures):
+        failed = program.events("upgrade-failed")[failures + attempts[program]:]
+        if failed:
+            assert "not ready within" in failed[0]["why"], str(program)
+            attempts[program] += 1
+            program.process.send_signal(signal.SIGUSR2)
+        return len(program.events("upgraded")) > upgrades
+
+    attempts = dict.fromkeys(programs, 0)
+    before = [(program, len(program.events("upgraded")), len(program.events("upgrade-failed"))) for program in programs]
+    for program in programs:
+        program.process.send_signal(signal.SIGUSR2)
+    for one in before:
+        until(lambda one=one: has_upgraded(*one), LATEST_S, f"the next build serves: {one[0]}")

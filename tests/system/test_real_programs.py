@@ -1,4 +1,5 @@
-"""Programs that people use, while the workers of the proxies between them are killed again and again.
+"""Programs that people use, while the workers of the proxies between them are killed again and again, and builds
+upgraded.
 
 Each notices when a byte is lost, repeated or changed: ssh by its MACs, git by its hashes, pgbench by sums that have to
 be equal, a subscriber of Redis by numbers in their order.
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from builds import take_over
 from lab import outage, until
 from mortal import kill_worker
 from openssh import NEEDS_SSHD, SSHD_PORT, sha256, ssh_options
@@ -30,6 +32,7 @@ from real_daemons import (
 KEPT = (sys.executable, Path(__file__).with_name("kept_proxy.py"))
 KILLS = 20
 KILLS_AN_ADDRESS = 4
+KILLS_AN_UPGRADE = 4
 PUBLISHED = 10  # between two deaths
 
 # Copies last three times as long as the deaths.
@@ -51,7 +54,7 @@ class Ordeal:
                          for daemon, port in self.ports.items()]
 
     def go_through(self, before, after):
-        """All deaths, and changes of the client's address between them; `before(n)` and `after(n)` each."""
+        """All deaths, changes of the client's address and upgrades; `before(n)` and `after(n)` each death."""
         every = [*self.cproxies, self.pair.sproxy]
         turns = [self.cproxies, [self.pair.sproxy], every]
         for number in range(KILLS):
@@ -61,6 +64,8 @@ class Ordeal:
                 self.pair.lab.wifi.pull()
                 outage(0.1)
                 self.pair.lab.wifi.give(3 + number)
+            elif number % KILLS_AN_UPGRADE == 2:
+                take_over(every[number // KILLS_AN_UPGRADE % len(every)])
             after(number)
         for program in every:
             assert not [event for event in program.events("taken-over") if "lost" in event.fields]

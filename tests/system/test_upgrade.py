@@ -41,12 +41,7 @@ class Kept:
 
     def upgrade(self, *names):
         """Have sound builds take over, all at once, and wait until they serve."""
-        programs = [self.of(name)[0] for name in names]
-        before = [len(program.events("upgraded")) for program in programs]
-        for program in programs:
-            program.process.send_signal(signal.SIGUSR2)
-        for program, count in zip(programs, before, strict=True):
-            program.event("upgraded", count + 1)
+        builds.take_over(*(self.of(name)[0] for name in names))
 
     def verify(self):
         """Nothing was lost, in one session."""
