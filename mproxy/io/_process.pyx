@@ -6,6 +6,10 @@ from libc.errno cimport errno
 from libc.signal cimport SIGKILL
 
 
+cdef extern from "<sys/mman.h>" nogil:
+    int MADV_DONTNEED
+    int madvise(void *start, size_t size, int advice)
+
 cdef extern from "<sys/prctl.h>" nogil:
     int PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_SET_PDEATHSIG
     int prctl(int option, unsigned long value, ...)
@@ -26,6 +30,12 @@ def forbid_new_rights():
     # Up to the last one that this kernel has; where root may not even do this, the first call has to suffice.
     while prctl(PR_CAPBSET_DROP, capability, <unsigned long>0, <unsigned long>0, <unsigned long>0) == 0:
         capability += 1
+
+
+def drop_pages(size_t start, size_t size):
+    """Take `size` bytes from address `start` on out of this process's memory. They must be a file's, and not changed:
+    whoever touches them next has them from there (madvise(2), MADV_DONTNEED). Where it fails they stay."""
+    madvise(<void *>start, size, MADV_DONTNEED)
 
 
 def die_with_parent(int parent):

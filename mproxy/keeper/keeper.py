@@ -19,6 +19,7 @@ from mproxy.io.descriptors import Inherited
 from mproxy.keeper._clone import clone_worker
 from mproxy.keeper.deaths import HANDED_OVER, STORED, Blame, Deaths, is_crash, is_death
 from mproxy.keeper.main_process import be_keeper, note_death
+from mproxy.keeper.program_text import ProgramText
 from mproxy.keeper.signals import HELD, PASSED_ON, STOPPING, ended_by, meanings, passed_on, stop_with
 
 TYPE_CHECKING = False
@@ -72,13 +73,14 @@ class Keeper:
         `hold_signals` comes before; `work()` calls `let_signals_through` as soon as it can handle them. `given`:
         descriptors that are the first worker's to claim."""
         be_keeper()
-        inherited = Inherited(given)
+        inherited, text = Inherited(given), ProgramText()
         while True:
             began_at = time.monotonic_ns()
             pid = clone_worker()
             if pid == 0:
                 self._become_worker(inherited)
                 return work()
+            text.let_go()
             status = self._await_end(pid)
             if self._branch is not None:
                 self._branch.end_if_given_up(status)

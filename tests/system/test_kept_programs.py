@@ -1,6 +1,7 @@
 """sproxy under a keeper: how others see it, and what its next worker does."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -80,6 +81,25 @@ def test_every_worker_has_the_rights_of_the_user(start):
             assert Path(f"/proc/{pid}/environ").stat().st_uid == 0, "not dumpable"
         os.kill(worker, signal.SIGKILL)
         program.event("recovered", number)
+    assert program.stop() == 0
+
+
+def resident_bytes(pid):
+    """What the kernel counts where memory is short, but for page tables."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(re.search(r"^VmRSS:\s+([0-9]+) kB", text, re.MULTILINE)[1])
+
+
+def test_who_is_killed_where_memory_is_short(start):
+    """Goal: the worker, even of a program with nothing to do, not the keeper, with which everything ends: it has less
+    in memory, also after deaths."""
+    program = start("--plaintext")
+    program.event("listening")
+    for number in range(4):
+        until(lambda: resident_bytes(program.pid) < resident_bytes(worker_of(program)), 30,
+              "the keeper is the smaller one")
+        os.kill(worker_of(program), signal.SIGKILL)
+        program.event("recovered", number + 1)
     assert program.stop() == 0
 
 
