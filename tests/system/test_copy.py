@@ -145,7 +145,7 @@ def test_one_line_says_what_is_wrong(host):
         (one, "server:nowhere/name"): "there is no directory nowhere",
         (one, f"server:{host.there}/host_key/x/"): "cannot make this directory",
         (host.home / "missing", "server:"): "missing: No such file or directory",
-        ("server:host_key*", host.home / "no such"): "2 things fit",
+        ("server:host_key*", host.home / "no such"): "2 names match",
     }
     for words, text in wrong.items():
         done = host.copy(*words)
