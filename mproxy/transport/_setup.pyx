@@ -223,7 +223,8 @@ cdef class SetUp:
             put_options(control, &self.options)
             memcpy(control + OPTIONS_BYTES, self.peer_options, OPTIONS_BYTES)
             memcpy(control + 2 * OPTIONS_BYTES, self.cookie, sizeof(self.cookie))
-            memcpy(control + ACK_CONTROL_BYTES, self.handshake, self.handshake_bytes)
+            if self.handshake_bytes > 0:  # without keys there is no message
+                memcpy(control + ACK_CONTROL_BYTES, self.handshake, self.handshake_bytes)
             channel.build_clear(out, PacketType.ACK, self.first_out, ACK_CONTROL_BYTES + self.handshake_bytes)
         elif self.handshake_index > 0:
             memcpy(control, self.handshake, self.handshake_bytes)
