@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
+import time
 
 from asking import ask
 from lab import until
 
+UNHEARD_S = 15  # an upgrade has ended or failed by then, unless nobody has heard of it
 LATEST_S = 60
 
 # What is wrong with a build: what its launcher does before it starts the program.
@@ -78,16 +80,20 @@ class Build:
 
 def take_over(*programs):
     """Have the builds that are in place take over, all at once, and wait until they serve. One that a slow host does
-    not start in time is asked for again."""
+    not start in time is asked for again; and so is one of which nothing is heard: a signal that meets a worker that was
+    just killed may be lost with it."""
     def has_upgraded(program, upgrades, failures):
         failed = program.events("upgrade-failed")[failures + attempts[program]:]
         if failed:
             assert "not ready within" in failed[0]["why"], str(program)
             attempts[program] += 1
+        if failed or time.monotonic() > asked_at[program] + UNHEARD_S:
+            asked_at[program] = time.monotonic()
             program.process.send_signal(signal.SIGUSR2)
         return len(program.events("upgraded")) > upgrades
 
     attempts = dict.fromkeys(programs, 0)
+    asked_at = dict.fromkeys(programs, time.monotonic())
     before = [(program, len(program.events("upgraded")), len(program.events("upgrade-failed"))) for program in programs]
     for program in programs:
         program.process.send_signal(signal.SIGUSR2)
