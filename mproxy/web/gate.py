@@ -26,11 +26,14 @@ COOKIE = "mproxy"
 # A link for one visit is good for so many seconds.
 VISIT_S = 60.0
 
-# Nothing comes from elsewhere, nothing is run that is not a file of ours, no text becomes part of the page's structure.
+# The one script that stands in the page itself: it must be there when no file comes.
+SCRIPT = "sha256-R7k4rzuBNiqcc7/5o4IBprW20n8H7wXysUW/S1M39VE="
+
+# Nothing comes from elsewhere, nothing is run that is not ours, no text becomes part of the page's structure.
 HEADERS = [(name.encode(), value.encode()) for name, value in (
     ("content-security-policy",
-     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
-     " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"),
+     f"default-src 'none'; script-src 'self' '{SCRIPT}'; style-src 'self'; img-src 'self'; connect-src 'self';"
+     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"),
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
     ("referrer-policy", "no-referrer"),

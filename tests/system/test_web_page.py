@@ -8,7 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-from browser import open_detail, rows
+import pytest
+from browser import PATIENCE_MS, open_detail, rows
 from lab import outage, until
 from playwright.sync_api import expect
 from proxies import SPROXY_PORT
@@ -61,6 +62,28 @@ def test_the_first_paint_waits_for_no_data(chromium, server, crowd):
     assert rows(page).count() == 0
     held.pop().continue_()
     expect(page.locator("#sessions")).to_have_attribute("aria-rowcount", str(SESSIONS + 1))
+
+
+@pytest.mark.parametrize("file", ["page.js", "words.js", "page.css"])
+def test_a_file_that_did_not_come(chromium, server, served, file):
+    """Goal: the network changes while the page is loaded, which ends what the browser has under way; the page that
+    then lacks a part of itself is not what somebody looks at for ever."""
+    page = chromium.new_context().new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    lost = []
+
+    def lose(route):
+        if lost:
+            route.continue_()
+        else:
+            lost.append(route)
+            route.abort("internetdisconnected")
+    page.route(f"**/{file}", lose)
+    page.goto(server.url)
+    expect(page.locator("#link")).to_have_text("live")
+    expect(rows(page)).to_have_count(1)
+    expect(page.locator("#announcement")).to_have_css("position", "absolute")  # as page.css says
+    assert lost
 
 
 def test_a_wrong_token_and_a_foreign_name_see_nothing(chromium, server):

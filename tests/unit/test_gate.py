@@ -2,10 +2,13 @@
 
 import asyncio
 import re
+from base64 import b64encode
+from hashlib import sha256
 
 import pytest
 
-from mproxy.web.gate import COOKIE, Gate
+from mproxy.web.gate import COOKIE, SCRIPT, Gate
+from mproxy.web.routes import PAGE
 
 HOST = "127.0.0.1:8470"
 
@@ -127,6 +130,11 @@ def test_every_answer_forbids_what_is_not_the_pages_own():
         got = ask(gate, target, **headers)[1]
         policy = got["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
-        assert re.search(r"script-src 'self'(;|$)", policy)
+        assert re.search(rf"script-src 'self' '{re.escape(SCRIPT)}'(;|$)", policy)
         assert (got["referrer-policy"], got["x-content-type-options"], got["cache-control"]) == (
             "no-referrer", "nosniff", "no-store")
+
+
+def test_the_script_in_the_page_is_the_one_that_is_allowed():
+    (script,) = re.findall(r"<script>(.*?)</script>", (PAGE / "page.html").read_text(), re.DOTALL)
+    assert f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}" == SCRIPT
