@@ -3,8 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from mproxy.endpoint._endpoint cimport Endpoint
-from mproxy.endpoint._flow_side cimport FlowSide, FlowUse
-from mproxy.ground._list cimport LinkedList
+from mproxy.endpoint._flow_side cimport FlowSide, SessionFlow
 from mproxy.io._loop cimport Loop, Source, Work
 from mproxy.io._packets cimport Outbox, Slot
 from mproxy.io._udp_socket cimport Peer
@@ -23,31 +22,23 @@ cdef class UdpEntrance:
     cdef str target              # the target
 
 
-cdef class ClientFlow:
-    cdef FlowUse use             # number, times and sums
+cdef class ClientFlow(SessionFlow):
     cdef UdpEntrance entrance    # where it came in
     cdef Peer peer               # the address, and which of ours it writes to
     cdef bytes key               # of both, in `by_peer`
 
 
 cdef class ClientFlows(FlowSide):
-    cdef Loop loop               # runs all
     cdef Endpoint endpoint       # whose session carries them
     cdef object waiting          # called when a datagram came and there is no carrier
-    cdef int64_t idle_us         # after which a flow ends
     cdef list entrances          # where datagrams come in
     cdef dict by_peer            # flows by entrance and address
-    cdef dict by_number          # the same by number
-    cdef LinkedList used         # the same, the longest unused first
     cdef uint32_t first_number   # the one before the first given to a flow
     cdef uint32_t last_number    # given to a flow
     cdef int64_t told_at         # `waiting` was last called
-    cdef bint sweeps             # a call of `sweep` is due
     cdef Outbox outbox           # towards applications
     cdef Work work               # reads the sockets
 
     cdef void read(self) noexcept
     cdef void take(self, UdpEntrance entrance, const Slot *slot) noexcept
     cdef ClientFlow begin(self, UdpEntrance entrance, const Peer *peer, bytes key)
-    cdef void end(self, ClientFlow flow) noexcept
-    cdef void note_use(self, ClientFlow flow) noexcept

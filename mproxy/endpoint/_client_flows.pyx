@@ -7,7 +7,6 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t
 
 from mproxy.endpoint._flow_side cimport BATCH, MOST_FLOWS, facts_of, facts_of_flow, flow_inbox, put_slot
-from mproxy.ground._list cimport list_append, list_remove
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
 from mproxy.io._packets cimport Inbox, SocketAddress
 from mproxy.io._udp_socket cimport peer_name, peer_of, peer_pair, udp_is_v4
@@ -27,7 +26,7 @@ cdef class UdpEntrance:
     """A socket at which datagrams come in. Made by ClientFlows."""
 
 
-cdef class ClientFlow:
+cdef class ClientFlow(SessionFlow):
     """One address that datagrams come from. Made by ClientFlows."""
 
 
@@ -35,13 +34,11 @@ cdef class ClientFlows(FlowSide):
     """All flows of a cproxy, over all its sessions. `waiting()`: a dial may help now."""
 
     def __init__(self, Loop loop not None, Endpoint endpoint not None, int64_t idle_us, waiting):
-        self.loop = loop
+        self.init(loop, idle_us)
         self.endpoint = endpoint
-        self.idle_us = idle_us
         self.waiting = waiting
         self.entrances = []
         self.by_peer = {}
-        self.by_number = {}
         # The session may outlive this process, and sproxy remembers the flows of the one before.
         self.first_number = self.last_number = <uint32_t>int.from_bytes(os.urandom(4), "big")
         self.outbox = Outbox()
@@ -70,21 +67,16 @@ cdef class ClientFlows(FlowSide):
             self.loop.soon.append(partial(_open.discard, entrance))
         self.entrances.clear()
         self.loop.unschedule(&self.work)
-        while self.used.first != NULL:
-            self.end(<ClientFlow>self.used.first)
-
-    @property
-    def flow_count(self):
-        """Flows that have not been idle for too long."""
-        return len(self.by_number)
+        while self.used.count > 0:
+            self.end_oldest()
 
     def facts(self, int most):
         cdef ClientFlow flow
-        newest = sorted(self.by_number.values(), key=used_at, reverse=True)[:most]
         if self.last_number == self.first_number:
             return None
-        return facts_of(self.endpoint.session, 0, len(self.by_number), [
-            facts_of_flow(&flow.use, flow.entrance.target, peer_pair(&flow.peer), self.loop.now_us) for flow in newest])
+        return facts_of(self.endpoint.session, 0, self.used.count, [
+            facts_of_flow(&flow.use, flow.entrance.target, peer_pair(&flow.peer), self.loop.now_us)
+            for flow in self.newest(most)])
 
     # ---- towards the peer
 
@@ -125,7 +117,7 @@ cdef class ClientFlows(FlowSide):
         """A new address: the flow that has been unused for longest gives its place up, if there is none left."""
         cdef ClientFlow flow = ClientFlow()
         if self.used.count >= MOST_FLOWS:
-            self.end(<ClientFlow>self.used.first)
+            self.end_oldest()
         self.last_number += 1
         while self.last_number == 0 or self.last_number in self.by_number:
             self.last_number += 1
@@ -133,35 +125,13 @@ cdef class ClientFlows(FlowSide):
         flow.entrance = entrance
         flow.peer = peer[0]
         flow.key = key
-        self.by_peer[key] = self.by_number[flow.use.number] = flow
-        list_append(&self.used, <void *>flow, &flow.use.in_use)
-        if not self.sweeps:
-            self.sweeps = True
-            self.loop.call_later(self.idle_us, self.sweep)
+        self.by_peer[key] = flow
+        self.keep(flow)
         return flow
 
-    cdef void end(self, ClientFlow flow) noexcept:
-        list_remove(&self.used, <void *>flow, &flow.use.in_use)
-        del self.by_number[flow.use.number]
-        del self.by_peer[flow.key]
-
-    cdef void note_use(self, ClientFlow flow) noexcept:
-        flow.use.used_at = self.loop.now_us
-        if self.used.last != <void *>flow:
-            list_remove(&self.used, <void *>flow, &flow.use.in_use)
-            list_append(&self.used, <void *>flow, &flow.use.in_use)
-
-    def sweep(self):
-        """End flows that have been idle for too long; called by the loop."""
-        cdef ClientFlow flow
-        self.sweeps = False
-        while self.used.first != NULL:
-            flow = <ClientFlow>self.used.first
-            if self.loop.now_us - flow.use.used_at < self.idle_us:
-                self.sweeps = True
-                self.loop.call_later(flow.use.used_at + self.idle_us - self.loop.now_us, self.sweep)
-                return
-            self.end(flow)
+    cdef void end(self, SessionFlow flow) noexcept:
+        self.forget(flow)
+        del self.by_peer[(<ClientFlow>flow).key]
 
     # ---- towards applications
 
@@ -178,11 +148,6 @@ cdef class ClientFlows(FlowSide):
         self.outbox.finish(0, False)
         self.outbox.flush(found.entrance.source.fd, False)
         self.outbox.clear()
-
-
-def used_at(ClientFlow flow):
-    """When it was last used."""
-    return flow.use.used_at
 
 
 _open = set()  # the loop holds pointers to them until the end of the turn in which they were closed

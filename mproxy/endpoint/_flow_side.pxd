@@ -9,7 +9,8 @@ when newer ones need its place; nobody is told. So nothing of flows outlives a w
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._session cimport Session
-from mproxy.ground._list cimport ListLink
+from mproxy.ground._list cimport LinkedList, ListLink
+from mproxy.io._loop cimport Loop
 from mproxy.io._packets cimport Inbox, Slot
 
 
@@ -28,10 +29,28 @@ cdef struct FlowUse:
     ListLink in_use         # the side's flows, the longest unused first
 
 
+cdef class SessionFlow:
+    cdef FlowUse use           # number, times and sums
+
+
 cdef class FlowSide:
     cdef public object told    # called with (endpoint, number, whether, text) of ASSOCIATE or ASSOCIATED
+    cdef Loop loop             # runs all
+    cdef int64_t idle_us       # after which a flow ends
+    cdef dict by_number        # flows
+    cdef LinkedList used       # the same, the longest unused first
+    cdef bint sweeps           # a call of `sweep` is due
 
     cdef void arrived(self, uint32_t flow, int association, const uint8_t *data, uint32_t length) noexcept
+    cdef void end(self, SessionFlow flow) noexcept
+
+    # for those who implement it
+    cdef void init(self, Loop loop, int64_t idle_us)
+    cdef void keep(self, SessionFlow flow)
+    cdef void forget(self, SessionFlow flow) noexcept
+    cdef void end_oldest(self) noexcept
+    cdef void note_use(self, SessionFlow flow) noexcept
+    cdef list newest(self, int most)
 
 
 cdef Inbox flow_inbox()

@@ -11,8 +11,7 @@ opens more than FLOWS_A_SECOND for long, so that it does not make all ports rest
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy.endpoint._endpoint cimport Endpoint
-from mproxy.endpoint._flow_side cimport FlowSide, FlowUse
-from mproxy.ground._list cimport LinkedList
+from mproxy.endpoint._flow_side cimport FlowSide, SessionFlow
 from mproxy.io._loop cimport Loop, Source, Work
 from mproxy.io._socket cimport Target
 
@@ -25,8 +24,7 @@ cdef enum:
     EARLY_BYTES = 4096        # none longer than this
 
 
-cdef class ServedFlow:
-    cdef FlowUse use             # number, times and sums
+cdef class ServedFlow(SessionFlow):
     cdef ServedFlows flows       # to which it belongs
     cdef Source source           # the socket
     cdef Target target           # where to
@@ -40,19 +38,14 @@ cdef class ServedFlow:
 
 
 cdef class ServedFlows(FlowSide):
-    cdef Loop loop               # runs all
     cdef Endpoint endpoint       # whose session carries them
-    cdef int64_t idle_us         # after which a flow ends
     cdef public object may_open  # called before a flow is opened: whether its key may have one more; None: it may
     cdef dict targets            # Target by number
     cdef dict expected           # by number: datagrams, (flow, bytes), that wait until the target is known
-    cdef dict by_number          # flows
-    cdef LinkedList used         # the same, the longest unused first
     cdef list ready              # flows to be read
     cdef double credit           # flows that may be opened now
     cdef int64_t credit_at       # when that was so
     cdef uint64_t refused        # datagrams of no flow that could be had
-    cdef bint sweeps             # a call of `sweep` is due
     cdef bint closed             # nothing is taken any more
     cdef Work work               # reads the sockets
 
@@ -64,5 +57,3 @@ cdef class ServedFlows(FlowSide):
     cdef void hang_up(self, ServedFlow flow) noexcept
     cdef void send(self, ServedFlow flow, const uint8_t *data, uint32_t length) noexcept
     cdef bint try_next(self, ServedFlow flow) noexcept
-    cdef void end(self, ServedFlow flow) noexcept
-    cdef void note_use(self, ServedFlow flow) noexcept

@@ -5,7 +5,6 @@ from functools import partial
 from libc.errno cimport EAGAIN, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, errno
 
 from mproxy.endpoint._flow_side cimport BATCH, MOST_FLOWS, facts_of, facts_of_flow, flow_inbox, put_slot
-from mproxy.ground._list cimport list_append, list_remove
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
 from mproxy.io._packets cimport Inbox
 from mproxy.io._socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, send as send_call, set_errno, ssize_t
@@ -25,7 +24,7 @@ cdef void run_served_flows(Work *work) noexcept:
     (<ServedFlows>work.owner).read()
 
 
-cdef class ServedFlow:
+cdef class ServedFlow(SessionFlow):
     """One flow and its socket. Made by ServedFlows."""
 
 
@@ -33,12 +32,10 @@ cdef class ServedFlows(FlowSide):
     """All flows of a session."""
 
     def __init__(self, Loop loop not None, Endpoint endpoint not None, int64_t idle_us):
-        self.loop = loop
+        self.init(loop, idle_us)
         self.endpoint = endpoint
-        self.idle_us = idle_us
         self.targets = {}
         self.expected = {}
-        self.by_number = {}
         self.ready = []
         self.credit = MOST_FLOWS
         self.credit_at = loop.now_us
@@ -65,27 +62,21 @@ cdef class ServedFlows(FlowSide):
             for flow in [each for each in self.by_number.values() if (<ServedFlow>each).association == association]:
                 self.end(flow)
 
-    @property
-    def flow_count(self):
-        """Flows now."""
-        return len(self.by_number)
-
     def close(self):
         self.closed = True
         self.targets.clear()
         self.expected.clear()
-        while self.used.first != NULL:
-            self.end(<ServedFlow>self.used.first)
+        while self.used.count > 0:
+            self.end_oldest()
         self.loop.unschedule(&self.work)
         self.loop.soon.append(partial(_open.discard, self))
 
     def facts(self, int most):
         cdef ServedFlow flow
-        newest = sorted(self.by_number.values(), key=used_at, reverse=True)[:most]
         if self.endpoint.session.transmitter.datagrams.received + self.refused == 0:
             return None
-        return facts_of(self.endpoint.session, self.refused, len(self.by_number), [
-            facts_of_flow(&flow.use, flow.target.text, None, self.loop.now_us) for flow in newest])
+        return facts_of(self.endpoint.session, self.refused, self.used.count, [
+            facts_of_flow(&flow.use, flow.target.text, None, self.loop.now_us) for flow in self.newest(most)])
 
     # ---- towards targets
 
@@ -125,7 +116,7 @@ cdef class ServedFlows(FlowSide):
         if self.used.count >= MOST_FLOWS or self.may_open is not None and not self.loop.guard(self.may_open, None):
             if self.used.count == 0:
                 return None
-            self.end(<ServedFlow>self.used.first)
+            self.end_oldest()
         flow.flows = self
         flow.use.number = number
         flow.association = association
@@ -133,14 +124,10 @@ cdef class ServedFlows(FlowSide):
         if not self.dial(flow):
             if not is_shortage(errno) or self.used.count == 0:
                 return None
-            self.end(<ServedFlow>self.used.first)
+            self.end_oldest()
             if not self.dial(flow):
                 return None
-        self.by_number[number] = flow
-        list_append(&self.used, <void *>flow, &flow.use.in_use)
-        if not self.sweeps:
-            self.sweeps = True
-            self.loop.call_later(self.idle_us, self.sweep)
+        self.keep(flow)
         return flow
 
     cdef bint has_credit(self) noexcept:
@@ -199,30 +186,11 @@ cdef class ServedFlows(FlowSide):
             send_call(flow.source.fd, <const char *>flow.last, len(flow.last), MSG_DONTWAIT | MSG_NOSIGNAL)
         return True
 
-    cdef void end(self, ServedFlow flow) noexcept:
-        self.hang_up(flow)
-        list_remove(&self.used, <void *>flow, &flow.use.in_use)
-        del self.by_number[flow.use.number]
+    cdef void end(self, SessionFlow flow) noexcept:
+        self.hang_up(<ServedFlow>flow)
+        self.forget(flow)
         # An event of this turn may still point there.
         self.loop.soon.append(partial(_sockets.discard, flow))
-
-    cdef void note_use(self, ServedFlow flow) noexcept:
-        flow.use.used_at = self.loop.now_us
-        if self.used.last != <void *>flow:
-            list_remove(&self.used, <void *>flow, &flow.use.in_use)
-            list_append(&self.used, <void *>flow, &flow.use.in_use)
-
-    def sweep(self):
-        """End flows that have been idle for too long; called by the loop."""
-        cdef ServedFlow flow
-        self.sweeps = False
-        while self.used.first != NULL:
-            flow = <ServedFlow>self.used.first
-            if self.loop.now_us - flow.use.used_at < self.idle_us:
-                self.sweeps = True
-                self.loop.call_later(flow.use.used_at + self.idle_us - self.loop.now_us, self.sweep)
-                return
-            self.end(flow)
 
     # ---- towards the peer
 
@@ -257,11 +225,6 @@ cdef class ServedFlows(FlowSide):
 cdef inline bint is_nobody(int error) noexcept nogil:
     """Whether a host, or one on the way, has said that nobody takes what was sent."""
     return error in (ECONNREFUSED, EHOSTUNREACH, ENETUNREACH)
-
-
-def used_at(ServedFlow flow):
-    """When it was last used."""
-    return flow.use.used_at
 
 
 _open = set()     # alive until `close`: the loop holds pointers to them

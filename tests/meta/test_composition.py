@@ -31,6 +31,7 @@ BASES = {
     "Parcels": "what travels beside a connection's stream",
     "ProxyTunnel": "what is said to a proxy before there is a connection to sproxy",
     "Room": "for how many more there is room: in this process, or shared",
+    "SessionFlow": "a flow of datagrams: who sends them, or a socket towards their target",
     "SingleDialer": "a dialer that tries in one way at a time",
     "TcpCarrier": "a carrier that is a stream socket",
     "_Opening": "what both sides of a handshake do",
