@@ -113,7 +113,8 @@ PROGRESS_LOCK = threading.Lock()
 
 # The one program that is no Python: it starts `mproxy ssh`, `mproxy connect` and `mproxy copy`.
 QUICK_START = Path("mproxy/programs/quick-start")
-QUICK_SOURCES = [QUICK_START.with_name(name) for name in ("quick_start.c", "quick_login.c", "quick_copy.c", "quick.h")]
+QUICK_SOURCES = [QUICK_START.with_name(name) for name in (
+    "quick_start.c", "quick_copy.c", "quick_login.c", "quick_text.c", "quick.h")]
 
 
 class BuildExtensions(build_ext):
