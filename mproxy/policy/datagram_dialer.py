@@ -157,7 +157,8 @@ class DatagramDialer(SingleDialer):
 
 class LinkAttempt(LinkHandler):
     """Links to the addresses of sproxy, of which the first that answers has to bring a WELCOME. Its patience is
-    `--connect-timeout` from one sign of life to the next."""
+    `--connect-timeout` from one sign of life to the next. If the carrier that was in doubt works again before HELLO is
+    said, it is over: sproxy would close that one for it."""
 
     def __init__(self, dialer: DatagramDialer, endpoint: DatagramEndpoint) -> None:
         self.caller: Caller | None = None  # once there are keys
@@ -263,6 +264,9 @@ class LinkAttempt(LinkHandler):
                     other.abort(int(EndCode.ABORTED), b"")
             self._dialer.heard()
         self._progress()
+        if not self._dialer.observer.still_wanted():
+            self._dialer.stop()
+            return
         try:
             self._keying.take(link, data)
         except PeerError as error:
