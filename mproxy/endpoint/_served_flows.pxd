@@ -4,7 +4,7 @@ alone. _flow_side.pxd has the rest.
 A target has a number of the client's (association). Of several addresses of one the first is used; while nothing has
 come back for a flow and its host says that nobody is there, the flow goes on to the next.
 
-What a flow's port was used for may still bring answers, so the port rests (mproxy/relay/udp/_ports.pxd). And no session
+What a flow's port was used for may still bring answers, so the port rests (mproxy/io/_ports.pxd). And no session
 opens more than FLOWS_A_SECOND for long, so that it does not make all ports rest.
 """
 

@@ -7,9 +7,9 @@ from libc.errno cimport EAGAIN, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, errno
 from mproxy.endpoint._flow_side cimport BATCH, MOST_FLOWS, facts_of, facts_of_flow, flow_inbox, put_slot
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
 from mproxy.io._packets cimport Inbox
+from mproxy.io._ports cimport port_rest
 from mproxy.io._socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, send as send_call, set_errno, ssize_t
-from mproxy.relay.udp._ports cimport port_rest
-from mproxy.relay.udp._udp_dial cimport is_shortage, udp_dial
+from mproxy.io._udp_dial cimport is_shortage, udp_dial
 
 
 cdef void flow_ready(Source *source, uint32_t events) noexcept:

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mproxy.ground.shapes import ListenAddress
+
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 # The kernel's limit is net.core.somaxconn; asking for more costs nothing.
@@ -234,3 +236,18 @@ def _explain(error: OSError, port: int) -> str:
     if error.errno == errno.EAFNOSUPPORT:
         return "this host has no IPv6; leave the address out, or use an IPv4 one"
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def bound_as(sock: socket.socket) -> ListenAddress | None:
+    """(protocol, host, port) of a bound socket; None if it is neither TCP nor UDP over IP."""
+    try:
+        protocol = {TCP: "tcp", UDP: "udp"}[sock.type]
+        address = sock.getsockname()
+        if sock.family == socket.AF_INET:
+            return protocol, address[0], address[1]
+        if sock.family == socket.AF_INET6:
+            scope = f"%{socket.if_indextoname(address[3])}" if address[3] else ""
+            return protocol, address[0].partition("%")[0] + scope, address[1]
+    except (KeyError, OSError):
+        pass
+    return None

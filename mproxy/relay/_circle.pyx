@@ -4,8 +4,8 @@ from libc.errno cimport ESRCH, errno
 from libc.string cimport memcmp, memcpy, memset
 
 from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage, socklen_t, take_address
+from mproxy.io._shared cimport shared_zeros
 from mproxy.io._socket cimport getpeername, getsockname
-from mproxy.relay._shared cimport shared_zeros
 
 
 cdef extern from "<signal.h>" nogil:

@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 
 from mproxy.ground._siphash cimport siphash13
 from mproxy.ground._sockaddr cimport is_mapped, take_address
-from mproxy.relay._shared cimport munmap, shared_zeros
+from mproxy.io._shared cimport munmap, shared_zeros
 
 
 cdef extern from *:

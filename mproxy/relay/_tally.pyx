@@ -5,7 +5,7 @@ import os
 from libc.errno cimport errno
 from libc.stddef cimport size_t
 
-from mproxy.relay._shared cimport MADV_REMOVE, madvise, munmap, shared_zeros
+from mproxy.io._shared cimport MADV_REMOVE, madvise, munmap, shared_zeros
 
 
 cdef extern from *:

@@ -29,8 +29,6 @@ _SO_RCVBUFFORCE = 33
 # As a worker asks for (udp/_udp_listener.pyx): set here for workers without the right to it.
 UDP_QUEUE_BYTES = 4 << 20
 
-V4, V6 = socket.AF_INET, socket.AF_INET6
-
 
 class RuleSockets:
     """The sockets of one (protocol, host, port), closed when the last reference is gone: after each worker has them."""
@@ -132,21 +130,6 @@ def _prepare_tcp(sock: socket.socket) -> None:
 
 
 # ---- from the service manager
-
-def name_of(sock: socket.socket) -> ListenAddress | None:
-    """(protocol, host, port) of a bound socket, as in Rule.listener; None if no rule can want it."""
-    try:
-        protocol = {TCP: "tcp", UDP: "udp"}[sock.type]
-        address = sock.getsockname()
-        if sock.family == V4:
-            return protocol, address[0], address[1]
-        if sock.family == V6:
-            scope = f"%{socket.if_indextoname(address[3])}" if address[3] else ""
-            return protocol, address[0].partition("%")[0] + scope, address[1]
-    except (KeyError, OSError):
-        pass
-    return None
-
 
 def take_given(rule: Rule, given: dict[ListenAddress, list[socket.socket]]) -> list[socket.socket]:
     """Take out of `given`, {name: [socket, ...]}, those that are for `rule`."""

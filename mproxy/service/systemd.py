@@ -11,9 +11,9 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 
+from mproxy.io.bind import bound_as
 from mproxy.io.manager_socket import MOST_FDS, ManagerSocket
 from mproxy.keeper.main_process import main_pid
-from mproxy.relay.rule_sockets import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def given_sockets(
             strange.append(f"descriptor {fd}")
             continue
         sock.set_inheritable(False)
-        name = name_of(sock)
+        name = bound_as(sock)
         if name is None:
             strange.append(f"descriptor {fd}")
             sock.close()

@@ -7,20 +7,20 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage
+from mproxy.io._ports cimport port_rest, port_rests
 from mproxy.relay._balance cimport TargetAddress, Balance
 from mproxy.relay._cidr cimport CidrSet
-from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather_is_due
-from mproxy.relay.tcp._pipes cimport Pipe, PipePool
-from mproxy.relay.udp._ports cimport port_rest, port_rests
 from mproxy.relay._newcomers cimport Newcomers
 from mproxy.relay._proxy_header cimport Origin, datagram_header_parse, header_parse
-from mproxy.relay.udp._runs cimport ANY_SEGMENT, Piece, Run, run_next
+from mproxy.relay._tally cimport ALL_RULES, Tally
+from mproxy.relay.tcp._pipes cimport Pipe, PipePool
+from mproxy.relay.tcp._wheel cimport Wheel, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 from mproxy.relay.udp._flow_table cimport (
     OF_GROUP, OF_TABLE, STANDINGS, FlowEntry, FlowGroup, FlowKey, Roll, FlowTable, FlowSource, group_ended,
 )
-from mproxy.relay._tally cimport ALL_RULES, Tally
+from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather_is_due
+from mproxy.relay.udp._runs cimport ANY_SEGMENT, Piece, Run, run_next
 from mproxy.relay.udp._udp_relay cimport UdpRelay
-from mproxy.relay.tcp._wheel cimport Wheel, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 
 
 # ---- which target

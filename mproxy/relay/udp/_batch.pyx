@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t
 
 from mproxy.io._packets cimport Message, Slot
+from mproxy.io._udp_dial cimport is_passing
 from mproxy.relay.udp._flow cimport flow_sent
-from mproxy.relay.udp._udp_dial cimport is_passing
 from mproxy.relay.udp._udp_rule cimport UdpRule
 
 

@@ -12,7 +12,9 @@ from libc.string cimport memcpy, memset
 from mproxy.ground._sockaddr cimport ntohs, sockaddr, sockaddr_storage, socklen_t
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLIN, Source
 from mproxy.io._packets cimport SocketAddress
+from mproxy.io._ports cimport port_rest
 from mproxy.io._socket cimport Target, close, getpeername
+from mproxy.io._udp_dial cimport is_shortage, port_of, udp_dial
 from mproxy.relay._accounts cimport MADE_ROOM, SILENT, STOPPED, TARGET_BROKE, Noted, account_of
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._circle cimport own_forget, own_has, own_note
@@ -28,9 +30,7 @@ from mproxy.relay.udp._flow_record cimport (
     FlowRecord, flow_record_at, flow_record_claim, flow_record_free, flow_record_give_up, flow_record_new,
 )
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowGroup, group_ended, roll_victim
-from mproxy.relay.udp._ports cimport port_rest
 from mproxy.relay.udp._runs cimport ANY_SEGMENT
-from mproxy.relay.udp._udp_dial cimport is_shortage, port_of, udp_dial
 from mproxy.relay.udp._udp_rule cimport TELL_US
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from mproxy.relay._shared cimport shared_zeros
+from mproxy.io._shared cimport shared_zeros
 
 
 cdef enum:

@@ -7,11 +7,11 @@ from libc.string cimport memset
 
 from mproxy.ground._sockaddr cimport htons, ntohs, sockaddr, socklen_t
 from mproxy.io._packets cimport SocketAddress, receive_trains
+from mproxy.io._ports cimport MAY_END, RESTED, Rest, port_rests
 from mproxy.io._socket cimport (
     SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, SO_RCVBUF, bind, close, connect, getsockname, is_spare,
     set_option, socket,
 )
-from mproxy.relay.udp._ports cimport MAY_END, RESTED, Rest, port_rests
 
 
 cdef enum:
