@@ -8,7 +8,7 @@ import tempfile
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer._rolling import Sketch
-from mproxy.transfer.bundle import parse_bundle
+from mproxy.transfer.bundle import FileGroup, entries_of, parse_bundle
 from mproxy.transfer.coding import decode
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.file_names import BadName
@@ -41,10 +41,12 @@ DESTINATION = IntoDirectory(INSIDE, False)
 def check_bundle(data):
     """What fills a bundle lies in it."""
     try:
-        entries = parse_bundle(data[BUNDLE.size:], data[0] if data else 0)
+        parts = parse_bundle(data[BUNDLE.size:], data[0] if data else 0)
     except PeerError:
         return
-    assert all(entry.at + entry.file.size <= len(data) for entry in entries)
+    for part in parts:
+        entries = entries_of(data[BUNDLE.size:], part) if isinstance(part, FileGroup) else [part]
+        assert all(entry.at + entry.file.size <= len(data) for entry in entries)
 
 
 def check_coded(data):

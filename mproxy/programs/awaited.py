@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.programs.thrift import Thrift
     from mproxy.transfer.deletion_out import Deletion
+    from mproxy.transfer.file_run import FileRun
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.workers import Workers
     from mproxy.transport._link import Link
@@ -137,6 +138,9 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
 
     def on_file(self, _sender: FileSender, source: SourceFile) -> None:
         self._observer.on_file(source)
+
+    def on_run(self, _sender: FileSender, run: FileRun) -> None:
+        self._observer.on_run(run)
 
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
         self._strangers.discard(sender)

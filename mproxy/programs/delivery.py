@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.programs.thrift import Thrift
     from mproxy.transfer.deletion_out import Deletion
+    from mproxy.transfer.file_run import FileRun
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transport._datagram_endpoint import DatagramEndpoint
     from mproxy.transport._link import Link
@@ -58,6 +59,11 @@ class DeliveryObserver:
 
     def on_file(self, source: SourceFile) -> None:
         """The outcome of a file is known."""
+
+    def on_run(self, run: FileRun) -> None:
+        """Small files have arrived, all of these."""
+        for source in run.arrived():
+            self.on_file(source)
 
     def on_trouble(self, event: str, **fields: object) -> None:
         """Something that the user should know meanwhile."""
@@ -329,6 +335,10 @@ class Delivery(SendObserver):
             self._known.remove(source)
         else:
             self._observer.on_file(source)
+
+    def on_run(self, sender: FileSender, run: FileRun) -> None:
+        self._settled_bytes += run.size
+        self._observer.on_run(run)
 
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
         if sender is self._candidate:

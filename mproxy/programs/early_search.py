@@ -21,7 +21,7 @@ COUNT_AFTER_US = 1_500_000
 def begin_search(loop: Loop, config: TransferConfig, paths: Sequence[str], renamed: str | None = None) -> Search:
     """Look for `paths`, with the other options of `config`."""
     return Search(lambda leave_out: Walk(paths, leave_out, config.links, config.rules, config.update, config.xattrs,
-                                         renamed), loop.call_soon_threadsafe)
+                                         renamed).in_runs(), loop.call_soon_threadsafe)
 
 
 def count_later(loop: Loop, config: TransferConfig, sources: SourceQueue, renamed: str | None = None) -> None:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
+    from mproxy.transfer.bundle import BundleEntry
     from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import File
@@ -376,6 +377,12 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             complain(self._program, f"{name}: {text}")
         elif code != Result.DONE:
             self._log.warning("not-received", file=name, peer=peer, why=text)
+
+    def on_files(self, receiver: FileReceiver, arrived: Callable[[], list[BundleEntry]]) -> None:
+        if receiver is self._taken:
+            self._served = receiver.first
+        if self._config.json or self._log.writes_info:  # otherwise nobody is told of them
+            super().on_files(receiver, arrived)
 
     def on_left_out(self, receiver: FileReceiver, name: bytes, why: str) -> None:
         """Only who has asked for the files wants to know; otherwise the sender's user is told."""

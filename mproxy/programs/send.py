@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
+    from mproxy.transfer.file_run import FileRun
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transport.code_keying import Code
     from mproxy.transport.datagram_config import DatagramConfig
@@ -373,6 +374,10 @@ class Send(Program, DeliveryObserver):
             self._complain(f"{name}: {outcome.text}")
         elif any(outcome.root):  # not of directories and links, nor of what was there already by its time
             self._log.info("sent", file=name, bytes=source.size, hash=outcome.root.hex())
+
+    def on_run(self, run: FileRun) -> None:
+        if not self._is_quiet:
+            super().on_run(run)
 
     def on_trouble(self, event: str, **fields: object) -> None:
         level = self._log.info if event in ("heard-again", "dialled-anew") else self._log.warning

@@ -138,36 +138,6 @@ def find(int directory, bytes name not None):
     return None
 
 
-def find_all(int directory, list names not None, bint follow):
-    """(mode, size, number of names, device, inode) of each of these in a directory; an errno where that cannot be found
-    out. `follow`: of what a symbolic link leads to. Releases the GIL."""
-    cdef Py_ssize_t count = len(names), i
-    cdef Sought *all_sought = <Sought *>calloc(<size_t>count + 1, sizeof(Sought))
-    cdef Sought *one
-    cdef int flags = 0 if follow else AT_SYMLINK_NOFOLLOW
-    if all_sought == NULL:
-        raise MemoryError
-    try:
-        for i in range(count):
-            all_sought[i].name = names[i]
-        with nogil:
-            for i in range(count):
-                one = &all_sought[i]
-                if fstatat(directory, one.name, &one.found, flags) < 0:
-                    one.error = errno
-        return [all_sought[i].error or (
-            all_sought[i].found.st_mode, all_sought[i].found.st_size, all_sought[i].found.st_nlink,
-            all_sought[i].found.st_dev, all_sought[i].found.st_ino) for i in range(count)]
-    finally:
-        free(all_sought)
-
-
-cdef struct Sought:
-    const char *name
-    int error
-    stat_t found
-
-
 def is_named(int fd, int directory, bytes name not None):
     """Whether an open file has this name in a directory; false where that cannot be found out."""
     cdef const char *own = name

@@ -1,10 +1,10 @@
-"""Small files, many in one go. How and why: _small.pxd."""
+"""Small files, read many in one go. How and why: _small.pxd."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport EBADMSG, EINTR, EIO, EOPNOTSUPP, errno
+from libc.errno cimport EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, strlen, strncmp
+from libc.string cimport memcpy, memset, strlen, strncmp
 
 from mproxy.ground._clock cimport timespec
 from mproxy.transfer._hash cimport DIGEST_SIZE, root_of_leaf
@@ -18,27 +18,13 @@ cdef extern from *:
     #include <endian.h>
     #include <errno.h>
     #include <fcntl.h>
-    #include <stdio.h>
     #include <string.h>
     #include <sys/stat.h>
     #include <sys/xattr.h>
     #include <unistd.h>
-    #ifndef O_TMPFILE
-    #define O_TMPFILE (020000000 | O_DIRECTORY)
-    #endif
     #define TIME_NS(time) ((time).tv_sec * 1000000000LL + (time).tv_nsec)
     /* Of a time that an int64_t of nanoseconds holds; others are for those who take more care. */
     #define IS_NEAR(time) ((time).tv_sec > -9000000000LL && (time).tv_sec < 9000000000LL)
-    /* The first way needs a privilege (CAP_DAC_READ_SEARCH), the second /proc. */
-    static int name_unnamed(int fd, int directory, const char *name) {
-        char own[32];
-        if (linkat(fd, "", directory, name, AT_EMPTY_PATH) == 0)
-            return 0;
-        if (errno == EEXIST)
-            return -1;
-        snprintf(own, sizeof own, "/proc/self/fd/%d", fd);
-        return linkat(AT_FDCWD, own, directory, name, AT_SYMLINK_FOLLOW);
-    }
     """
     ctypedef unsigned int mode_t
     struct stat_t "stat":
@@ -48,24 +34,18 @@ cdef extern from *:
         int64_t st_size
         timespec st_mtim, st_ctim
     int AT_FDCWD, AT_SYMLINK_NOFOLLOW
-    int O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY, O_CLOEXEC, O_DIRECTORY, O_TMPFILE
+    int O_RDONLY, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY, O_CLOEXEC, O_DIRECTORY
     bint S_ISREG(mode_t mode) nogil
     bint S_ISLNK(mode_t mode) nogil
     bint IS_NEAR(timespec time) nogil
     int64_t TIME_NS(timespec time) nogil
     int openat(int directory, const char *name, int flags, ...) nogil
     int close(int fd) nogil
-    int memcmp(const void *a, const void *b, size_t length) nogil
     int fstat(int fd, stat_t *status) nogil
     int fstatat(int directory, const char *name, stat_t *status, int flags) nogil
     ssize_t readlinkat(int directory, const char *name, char *target, size_t length) nogil
     ssize_t flistxattr(int fd, char *names, size_t length) nogil
     ssize_t pread(int fd, void *data, size_t length, int64_t at) nogil
-    ssize_t pwrite(int fd, const void *data, size_t length, int64_t at) nogil
-    int fdatasync(int fd) nogil
-    int fchmod(int fd, mode_t mode) nogil
-    int futimens(int fd, const timespec *times) nogil
-    int name_unnamed(int fd, int directory, const char *name) nogil
     uint16_t htobe16(uint16_t value) nogil
     uint32_t htobe32(uint32_t value) nogil
     uint64_t htobe64(uint64_t value) nogil
@@ -73,10 +53,11 @@ cdef extern from *:
 cdef enum:
     MOST = 16384      # bytes of a small file
     ROOM = 1 << 18    # bytes of all that are read in one go, but for the last
-    AT_ONCE = 64      # files that are open at a time
     ENTRY = 50        # bytes of an entry of a bundle beside name and contents
     MOST_NAME = 65535
+    MOST_PATH = 4096  # bytes of a name that a bundle may bring
     WITH_DATA = 4     # flag of an entry
+    FILE = 1          # kind of an entry
 
 MOST_BYTES = MOST
 HERE = AT_FDCWD
@@ -159,19 +140,70 @@ def pack_files(wanted not None):
         free(out)
 
 
+def pack_run(int directory, list names not None, int how, int flags, bytes above not None):
+    """The entries of a bundle for files of these names in the directory of a descriptor, joined; their sizes, two bytes
+    each in the order of this machine; their roots, joined; and the numbers of those that are not as they should be, of
+    which there is no entry. `how`, `flags`: as of `pack_files`; `above`: what the receiver calls the directory.
+    Releases the GIL."""
+    cdef Py_ssize_t count = len(names), i
+    cdef size_t room = ROOM + 2 * MOST + 1, used = 0, some
+    cdef Packed one
+    cdef const char **paths = <const char **>calloc(<size_t>count + 1, sizeof(char *))
+    cdef uint16_t *sizes = <uint16_t *>calloc(<size_t>count + 1, sizeof(uint16_t))
+    cdef uint8_t *roots = <uint8_t *>calloc(<size_t>count + 1, DIGEST_SIZE)
+    cdef bint *there = <bint *>calloc(<size_t>count + 1, sizeof(bint))
+    cdef uint8_t *out = NULL
+    try:
+        if paths == NULL or sizes == NULL or roots == NULL or there == NULL:
+            raise MemoryError
+        for i in range(count):
+            paths[i] = names[i]
+            room += ENTRY + len(above) + 1 + strlen(paths[i])
+        if len(above) > MOST_PATH:
+            raise ValueError("a name that is too long for an entry")
+        out = <uint8_t *>malloc(room)
+        if out == NULL:
+            raise MemoryError
+        memset(&one, 0, sizeof(Packed))
+        one.kind, one.flags, one.read.directory, one.read.how = FILE, flags, directory, how
+        one.above, one.above_length = above, <size_t>len(above)
+        with nogil:
+            for i in range(count):
+                one.read.is_there, one.read.length, one.read.size = False, 0, 0
+                one.read.path, one.name, one.name_length = paths[i], <const uint8_t *>paths[i], strlen(paths[i])
+                some = pack_one(&one, out + used, room - used)
+                if some > 0:
+                    used += some
+                    there[i], sizes[i] = True, <uint16_t>one.read.size
+                    if not how & 4:
+                        memcpy(roots + i * DIGEST_SIZE, one.root, DIGEST_SIZE)
+        return (PyBytes_FromStringAndSize(<char *>out, <Py_ssize_t>used),
+                PyBytes_FromStringAndSize(<char *>sizes, count * <Py_ssize_t>sizeof(uint16_t)),
+                PyBytes_FromStringAndSize(<char *>roots, count * DIGEST_SIZE),
+                [i for i in range(count) if not there[i]])
+    finally:
+        free(paths)
+        free(sizes)
+        free(roots)
+        free(there)
+        free(out)
+
+
 cdef struct Packed:
     Read read
     int kind, flags
+    const uint8_t *above  # unless it is empty: what goes before the name, and a slash
     const uint8_t *name
     const uint8_t *other
-    size_t name_length, other_length
+    size_t above_length, name_length, other_length
     uint8_t root[DIGEST_SIZE]
 
 
 cdef size_t pack_one(Packed *one, uint8_t *out, size_t room) noexcept nogil:
     """How many bytes were packed at `out`, where there are `room`."""
-    cdef size_t head = ENTRY + one.name_length
-    cdef uint16_t mode, length = htobe16(<uint16_t>one.name_length)
+    cdef size_t before = one.above_length + 1 if one.above_length else 0
+    cdef size_t head = ENTRY + before + one.name_length
+    cdef uint16_t mode, length = htobe16(<uint16_t>(before + one.name_length))
     cdef uint32_t size
     cdef uint64_t mtime_ns
     if room < head + MOST + 1 or room < head + 2 + one.other_length:  # the others have grown meanwhile
@@ -189,7 +221,10 @@ cdef size_t pack_one(Packed *one, uint8_t *out, size_t room) noexcept nogil:
     memcpy(out + 12, &size, 4)
     memcpy(out + 16, &length, 2)
     memcpy(out + 18, one.root, DIGEST_SIZE)
-    memcpy(out + ENTRY, one.name, one.name_length)
+    if before:
+        memcpy(out + ENTRY, one.above, one.above_length)
+        out[ENTRY + one.above_length] = b"/"
+    memcpy(out + ENTRY + before, one.name, one.name_length)
     if one.other_length:
         length = htobe16(<uint16_t>one.other_length)
         memcpy(out + head, &length, 2)
@@ -257,98 +292,3 @@ cdef bint has_attributes(int fd) noexcept nogil:
             return True
         at += <ssize_t>strlen(names + at) + 1
     return False
-
-
-# ---- making
-
-cdef struct Made:
-    int directory, fd, error
-    const char *name
-    const uint8_t *data
-    size_t length
-    mode_t mode
-    timespec times[2]
-    uint8_t root[DIGEST_SIZE]
-
-
-def make_files(const uint8_t[::1] data not None, wanted not None):
-    """Make files, [(directory's descriptor, name, where in `data` it begins, its bytes, mode, time in ns, root), ...],
-    each whole and on the disk before it has its name. Returns for each 0, or why it was not made: an errno; EBADMSG if
-    the data have another root."""
-    cdef Py_ssize_t count = len(wanted), i
-    cdef Py_ssize_t at, length, some, done = 0
-    cdef int64_t mtime_ns
-    cdef Made *files = <Made *>calloc(<size_t>count + 1, sizeof(Made))
-    try:
-        if files == NULL:
-            raise MemoryError
-        for i in range(count):
-            directory, name, at, length, mode, mtime_ns, root = wanted[i]
-            if at < 0 or not 0 <= length <= MOST or at + length > data.shape[0] or len(root) != DIGEST_SIZE:
-                raise ValueError("a small file outside its data")
-            memcpy(files[i].root, <const uint8_t *>root, DIGEST_SIZE)
-            files[i].directory, files[i].name, files[i].mode = directory, name, mode
-            files[i].length = <size_t>length
-            if length:
-                files[i].data = &data[at]
-            # Towards the past, so that nanoseconds are never negative.
-            files[i].times[0].tv_sec, files[i].times[0].tv_nsec = divmod(mtime_ns, 1_000_000_000)
-            files[i].times[1] = files[i].times[0]
-        with nogil:
-            while done < count:
-                some = min(count - done, <Py_ssize_t>AT_ONCE)
-                make_some(&files[done], some)
-                done += some
-        return [files[i].error for i in range(count)]
-    finally:
-        free(files)
-
-
-cdef void make_some(Made *files, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(count):
-        write_one(&files[i])
-    for i in range(count):
-        name_one(&files[i])
-
-
-cdef void write_one(Made *one) noexcept nogil:
-    cdef uint8_t root[DIGEST_SIZE]
-    one.fd = -1
-    root_of_leaf(one.data if one.length else root, one.length, root)
-    if memcmp(root, one.root, DIGEST_SIZE) != 0:
-        one.error = EBADMSG
-        return
-    one.fd = openat(one.directory, b".", O_TMPFILE | O_RDWR | O_CLOEXEC, one.mode)
-    if one.fd < 0:
-        one.error = errno
-    elif one.length and pwrite(one.fd, one.data, one.length, 0) != <ssize_t>one.length:
-        one.error = errno or EIO
-
-
-cdef void name_one(Made *one) noexcept nogil:
-    cdef uint8_t there[MOST + 1]
-    cdef int result
-    if one.fd < 0:
-        return
-    if one.error == 0:
-        result = fdatasync(one.fd)
-        while result < 0 and errno == EINTR:
-            result = fdatasync(one.fd)
-        if result < 0 or give_mode(one) < 0 or futimens(one.fd, one.times) < 0:
-            one.error = errno
-        elif pread(one.fd, there, one.length + 1, 0) != <ssize_t>one.length or (
-                one.length and memcmp(there, one.data, one.length) != 0):
-            one.error = EIO
-        elif name_unnamed(one.fd, one.directory, one.name) < 0:
-            one.error = errno
-    close(one.fd)
-
-
-cdef int give_mode(const Made *one) noexcept nogil:
-    """As fchmod. Nearly always it was made with its mode, which is cheap to see; an ACL of its directory, or our umask,
-    may have changed it."""
-    cdef stat_t status
-    if fstat(one.fd, &status) == 0 and status.st_mode & 0o7777 == one.mode:
-        return 0
-    return fchmod(one.fd, one.mode)

@@ -16,6 +16,7 @@ import enum
 import struct
 from collections import namedtuple
 
+from mproxy.transfer._making import find_group
 from mproxy.transfer._small import MOST_BYTES
 from mproxy.transfer.messages import (
     BY_TIME,
@@ -76,39 +77,77 @@ class BundleEntry(namedtuple("BundleEntry", "file root at")):
         def __new__(cls, file: File, root: bytes, at: int) -> Self: ...
 
 
-def parse_bundle(data: Data, count: int) -> list[BundleEntry]:
-    """The `count` entries that fill `data`; PeerError when they do not, or are malformed."""
-    entries = []
+class FileGroup(namedtuple("FileGroup", "at count size directory")):
+    """Files with their contents that lie beside each other in a bundle that has come, and in one directory: `count`
+    entries from offset `at` on, `size` bytes of contents. Of most files no more has to be known, as they are made in
+    one go (`make_group`)."""
+
+    __slots__ = ()
+    at: int
+    count: int
+    size: int
+    directory: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, at: int, count: int, size: int, directory: bytes) -> Self: ...
+
+
+def parse_bundle(data: Data, count: int) -> list[BundleEntry | FileGroup]:
+    """The `count` entries that fill `data`, in their order; PeerError when they do not, or are malformed."""
+    parts: list[BundleEntry | FileGroup] = []
     view = memoryview(data)
-    at, end = 0, len(view)
-    for _ in range(count):
-        if end - at < ENTRY_BYTES:
-            raise bad("a bundle that is too short")
-        number, flags, mode, mtime_ns, size, length, root = ENTRY.unpack_from(view, at)
-        kind = _KINDS.get(number)
-        at += ENTRY_BYTES + length
-        if kind is None or size > MOST_BYTES or length > MOST_NAME_BYTES or not -MOST_TIME_NS <= mtime_ns <= (
-                MOST_TIME_NS) or flags not in _FLAGS[kind] or (kind is FileKind.DIRECTORY and size):
-            raise bad("a malformed entry of a bundle")
-        name = bytes(view[at - length:at])
-        begin, other = -1, b""
-        if flags & WITH_DATA:
-            begin, at = at, at + size
-        elif flags & WITH_OTHER and end - at >= _OTHER.size:
-            begin = at + _OTHER.size
-            at = begin + _OTHER.unpack_from(view, at)[0]
-            other, begin = bytes(view[begin:at]), -1
-        if at > end or (flags & WITH_OTHER and not 0 < len(other) <= MOST_NAME_BYTES):
-            raise bad("a bundle that is too short")
-        if kind is FileKind.LINK:
-            other, begin, size = bytes(view[begin:at]), -1, 0
-            if not 0 < len(other) <= MOST_NAME_BYTES or b"\0" in other:
-                raise bad("a malformed entry of a bundle")
-        file = File(0, kind, mode, mtime_ns, size, _NO_IDENTITY, name, other, flags & BY_TIME)
-        entries.append(BundleEntry(file, root, begin))
-    if at != end:
+    at = 0
+    while count:
+        some, end, size, directory = find_group(view, at, count)
+        if some:
+            parts.append(FileGroup(at, some, size, directory))
+        else:
+            entry, end = _parse_entry(view, at)
+            parts.append(entry)
+        at, count = end, count - (some or 1)
+    if at != len(view):
         raise bad("a bundle that is longer than its entries")
+    return parts
+
+
+def entries_of(data: Data, group: FileGroup) -> list[BundleEntry]:
+    """Those of a group that was found in `data`."""
+    view = memoryview(data)
+    entries = []
+    at = group.at
+    for _ in range(group.count):
+        entry, at = _parse_entry(view, at)
+        entries.append(entry)
     return entries
+
+
+def _parse_entry(view: memoryview, at: int) -> tuple[BundleEntry, int]:
+    """The entry at that offset, and where it ends."""
+    end = len(view)
+    if end - at < ENTRY_BYTES:
+        raise bad("a bundle that is too short")
+    number, flags, mode, mtime_ns, size, length, root = ENTRY.unpack_from(view, at)
+    kind = _KINDS.get(number)
+    at += ENTRY_BYTES + length
+    if kind is None or size > MOST_BYTES or length > MOST_NAME_BYTES or not -MOST_TIME_NS <= mtime_ns <= (
+            MOST_TIME_NS) or flags not in _FLAGS[kind] or (kind is FileKind.DIRECTORY and size):
+        raise bad("a malformed entry of a bundle")
+    name = bytes(view[at - length:at])
+    begin, other = -1, b""
+    if flags & WITH_DATA:
+        begin, at = at, at + size
+    elif flags & WITH_OTHER and end - at >= _OTHER.size:
+        begin = at + _OTHER.size
+        at = begin + _OTHER.unpack_from(view, at)[0]
+        other, begin = bytes(view[begin:at]), -1
+    if at > end or (flags & WITH_OTHER and not 0 < len(other) <= MOST_NAME_BYTES):
+        raise bad("a bundle that is too short")
+    if kind is FileKind.LINK:
+        other, begin, size = bytes(view[begin:at]), -1, 0
+        if not 0 < len(other) <= MOST_NAME_BYTES or b"\0" in other:
+            raise bad("a malformed entry of a bundle")
+    file = File(0, kind, mode, mtime_ns, size, _NO_IDENTITY, name, other, flags & BY_TIME)
+    return BundleEntry(file, root, begin), at
 
 
 def check_count(count: int) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import find
 from mproxy.transfer._hash import small_root
-from mproxy.transfer._small import make_files, read_files
-from mproxy.transfer.bundle import AS_FILE, UNREAD, BundleAnswer
+from mproxy.transfer._making import make_files, make_group
+from mproxy.transfer._small import read_files
+from mproxy.transfer.bundle import AS_FILE, UNREAD, BundleAnswer, FileGroup, entries_of
 from mproxy.transfer.file_links import SecondName
-from mproxy.transfer.file_names import check_part
+from mproxy.transfer.file_names import MOST_DEPTH, PART, STATE, BadName, check_part
 from mproxy.transfer.messages import BY_TIME, End, FileKind
 from mproxy.transfer.partial import finish_together
 from mproxy.transfer.present import PresentFile
@@ -37,50 +38,95 @@ _FINAL = (errno.EBADMSG, errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EACCES,
 
 
 class BundleStore:
-    """Stores one bundle below the directory of `destination`. On a worker's thread."""
+    """Stores one bundle below the directory of `destination`: `prepare`, and then `finish`, or `close`. On a worker's
+    thread. What was prepared is there for the bundles behind it, so what remains can be done beside them."""
 
     def __init__(self, destination: IntoDirectory, data: Data) -> None:
         self._destination, self._data, self._umask = destination, data, destination.umask
         self._above: dict[bytes, int] = {}  # descriptors of the directories that its files lie in
-        self._answers: list[BundleAnswer] = []
+        self._answers = bytearray()
+        self._groups: list[tuple[int, FileGroup, int]] = []  # number of the first answer, descriptor of the directory
 
-    def store(self, entries: Sequence[BundleEntry]) -> list[BundleAnswer]:
-        """Store them, and say what became of each. Never raises because of a file or a directory."""
-        self._answers = [BundleAnswer.ALONE] * len(entries)
+    def prepare(self, parts: Sequence[BundleEntry | FileGroup]) -> None:
+        """Make its directories, and everything but groups of files. Never raises because of a file or a directory."""
+        entries: dict[int, BundleEntry] = {}  # by the number of their answer
         places: list[Place] = []
         compared: list[Place] = []
-        try:
-            for number, entry in enumerate(entries):
-                try:
-                    if entry.file.kind is FileKind.DIRECTORY:
-                        made = self._destination.make(entry.file)
-                        self._answers[number] = BundleAnswer.MADE if made else BundleAnswer.DONE
-                    elif entry.file.other:
-                        self._answers[number] = self._link(entry)
-                    elif entry.at < 0:
-                        compared.append((number, *self._place_of(entry.file.name)))
-                    else:
-                        places.append((number, *self._place_of(entry.file.name)))
-                except (OSError, MproxyError):
-                    pass  # announced by itself it will be said what is wrong
-            self._make(entries, places)
-            self._compare(entries, compared)
-        finally:
-            for directory in self._above.values():
-                os.close(directory)
-        return self._answers
+        for part in parts:
+            number = len(self._answers)
+            self._answers += bytes([BundleAnswer.ALONE]) * (part.count if isinstance(part, FileGroup) else 1)
+            try:
+                if isinstance(part, FileGroup):
+                    self._groups.append((number, part, self._open(part.directory)))
+                    continue
+                entries[number] = part
+                if part.file.kind is FileKind.DIRECTORY:
+                    made = self._destination.make(part.file)
+                    self._answers[number] = BundleAnswer.MADE if made else BundleAnswer.DONE
+                elif part.file.other:
+                    self._answers[number] = self._link(part)
+                elif part.at < 0:
+                    compared.append((number, *self._place_of(part.file.name)))
+                else:
+                    places.append((number, *self._place_of(part.file.name)))
+            except (OSError, MproxyError):
+                pass  # announced by itself it will be said what is wrong
+        self._make(entries, places)
+        self._compare(entries, compared)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is nothing to be done any more but `close`."""
+        return not self._groups
+
+    def finish(self) -> None:
+        """Make the rest. Never raises because of a file."""
+        for number, group, directory in self._groups:
+            self._answers[number:number + group.count] = self._make_group(group, directory)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of its directories."""
+        directories, self._above, self._groups = self._above, {}, []
+        for directory in directories.values():
+            os.close(directory)
+
+    @property
+    def answers(self) -> bytes:
+        """What became of each entry."""
+        return bytes(self._answers)
 
     def _place_of(self, path: bytes) -> tuple[int, bytes]:
         """(descriptor of its directory, its name there); the descriptor is ours."""
         above, _, name = path.rpartition(b"/")
-        directory = self._above.get(above)
-        if directory is None or not above:
-            *way, name = self._destination.split(path)
-            if directory is None:
-                directory = self._above[above] = self._destination.open_below(way)
-        else:
+        if above:
             check_part(name, self._destination.dots)
-        return directory, name
+            return self._open(above), name
+        [name] = self._destination.split(path)
+        return self._open(above), name
+
+    def _open(self, above: bytes) -> int:
+        """A descriptor of a directory that files are made in; it is ours."""
+        directory = self._above.get(above)
+        if directory is None:
+            way = self._destination.split(above) if above else []
+            if len(way) >= MOST_DEPTH:
+                raise BadName(f"the name is more than {MOST_DEPTH} directories deep")
+            directory = self._above[above] = self._destination.open_below(way)
+        return directory
+
+    def _make_group(self, group: FileGroup, directory: int) -> bytes:
+        """Make files that lie in one directory; what became of each."""
+        errors = make_group(self._data, group.at, group.count, directory, 0o777 & ~self._umask, self._destination.dots,
+                            (PART, STATE))
+        if not any(errors):
+            return bytes(group.count)
+        answers = bytearray(BundleAnswer.ALONE if error else BundleAnswer.DONE for error in errors)
+        again = {number: entry for number, entry in enumerate(entries_of(self._data, group))
+                 if errors[number] and errors[number] not in _FINAL}
+        for number in self._make_with_names(again):
+            answers[number] = BundleAnswer.DONE
+        return bytes(answers)
 
     def _link(self, entry: BundleEntry) -> BundleAnswer:
         """A symbolic link, or a further name of a file that is here."""
@@ -98,37 +144,41 @@ class BundleStore:
             target.close()
         return BundleAnswer.ALONE
 
-    def _make(self, entries: Sequence[BundleEntry], places: list[Place]) -> None:
+    def _make(self, entries: dict[int, BundleEntry], places: list[Place]) -> None:
         errors = make_files(self._data, [
             (directory, name, entries[number].at, entries[number].file.size,
              entries[number].file.mode & 0o777 & ~self._umask, entries[number].file.mtime_ns, entries[number].root)
             for number, directory, name in places])
-        again = []
+        again = {}
         for (number, _directory, _name), error in zip(places, errors, strict=True):
             if error == 0:
                 self._answers[number] = BundleAnswer.DONE
             elif error not in _FINAL:
-                again.append(number)
-        if again:
-            self._make_with_names(entries, again)
+                again[number] = entries[number]
+        for number in self._make_with_names(again):
+            self._answers[number] = BundleAnswer.DONE
 
-    def _make_with_names(self, entries: Sequence[BundleEntry], numbers: Sequence[int]) -> None:
-        """Where a file cannot be made without a name, as on FAT and many network file systems."""
-        targets = self._destination.open_together([entries[number].file for number in numbers])
+    def _make_with_names(self, entries: dict[int, BundleEntry]) -> list[int]:
+        """Where a file cannot be made without a name, as on FAT and many network file systems. The numbers of those
+        that were made."""
+        if not entries:
+            return []
+        targets = self._destination.open_together([entry.file for entry in entries.values()])
         arrived = []
-        for number, target in zip(numbers, targets, strict=True):
+        for (number, (file, digest, at)), target in zip(entries.items(), targets, strict=True):
             if target is not None:
-                file, digest, at = entries[number]
                 data = self._data[at:at + file.size]
                 arrived.append((number, target, (target, data, leaf(data, 0, True), End(0, file.size, digest))))
         roots = finish_together([arrival for _number, _target, arrival in arrived])
+        made = []
         for (number, target, _arrival), digest in zip(arrived, roots, strict=True):
             if digest is not None:
-                self._answers[number] = BundleAnswer.DONE
+                made.append(number)
             else:
                 target.abandon()
+        return made
 
-    def _compare(self, entries: Sequence[BundleEntry], places: list[Place]) -> None:
+    def _compare(self, entries: dict[int, BundleEntry], places: list[Place]) -> None:
         """Answer entries without contents."""
         found = read_files([(directory, name, AS_FILE | UNREAD * bool(entries[number].file.flags & BY_TIME))
                             for number, directory, name in places])

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from functools import partial
+from itertools import groupby
 
-from mproxy.transfer._small import HERE, MOST_BYTES, pack_files
+from mproxy.transfer._small import HERE, MOST_BYTES, pack_files, pack_run
 from mproxy.transfer.attributes import has_attributes
 from mproxy.transfer.bundle import (
     AS_DIRECTORY,
@@ -27,6 +28,7 @@ from mproxy.transfer.bundle import (
     WITHOUT_ATTRIBUTES,
     BundleAnswer,
 )
+from mproxy.transfer.file_run import FileRun
 from mproxy.transfer.messages import BY_TIME, Answers, FileKind, Outcome, Result, bad, pack_bundle, pack_packed_bundle
 
 TYPE_CHECKING = False
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.squeezer import Squeezer
     from mproxy.transfer.workers import Workers
-    # Which source, that source, whether its contents are sent.
-    Item = tuple[int, SourceFile, bool]
+    Item = tuple[int, SourceFile | FileRun, bool]  # which one (of a run the first), that, whether contents are sent
+    Single = tuple[int, SourceFile]
 
 MOST_READING = 4  # bundles that are being read, or wait to be sent
 
@@ -57,6 +59,14 @@ class BundlesOutHost:
         """What became of a source that was in a bundle; `is_kept`: the receiver had it already."""
         raise NotImplementedError
 
+    def on_run_arrived(self, index: int, run: FileRun, is_kept: bool) -> None:
+        """All files of a run are there; `is_kept`: the receiver had them already."""
+        raise NotImplementedError
+
+    def take_apart(self, index: int, run: FileRun) -> list[Single]:
+        """The files of a run, each by itself from now on, with its number."""
+        raise NotImplementedError
+
     def on_alone(self, index: int, source: SourceFile) -> None:
         """It has to be announced by itself."""
         raise NotImplementedError
@@ -67,11 +77,13 @@ class _OutgoingBundle:
 
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self.roots: list[bytes] = []  # of those that were sent
+        self.roots: list[bytes] = []  # of those that were sent; of a run none, it has them itself
+        self.count = 0  # of entries
         self.expected_bytes = 0
         self.message: bytes | None = None  # once they were read
         self.saved_bytes = 0  # of it, as it is compressed
         self.left: list[Item] = []  # what could not be read so
+        self.gaps: dict[int, list[int]] = {}  # index of a run, and the numbers of those of it that could not
         self.moved_bytes = 0
 
 
@@ -116,6 +128,15 @@ class OutgoingBundles:
         """The receiver has made this directory now."""
         self._fresh.add(name)
 
+    def add_run(self, index: int, run: FileRun) -> None:
+        """Have these sent."""
+        filling, with_data = self._filling, self._is_fresh(run.name)
+        needed = run.count * (ENTRY_BYTES + len(run.name) + 1) + sum(map(len, run.names)) + (
+            run.expected_bytes * with_data)
+        if filling.count + run.count > BUNDLE_ENTRIES or filling.expected_bytes + needed > BUNDLE_BYTES:
+            self.hand_over()
+        self._fill(index, run, with_data, run.count, needed)
+
     def add(self, index: int, source: SourceFile) -> None:
         """Have it sent."""
         self._put(index, source, not source.same_as and self._is_fresh(source.name.rpartition(b"/")[0]))
@@ -136,11 +157,15 @@ class OutgoingBundles:
             self._put(*self._wanted.popleft(), True)
 
     def _put(self, index: int, source: SourceFile, with_data: bool) -> None:
+        self._fill(index, source, with_data, 1, ENTRY_BYTES + len(source.name) + len(source.same_as) + (
+            source.expected_bytes * with_data))
+
+    def _fill(self, index: int, source: SourceFile | FileRun, with_data: bool, count: int, needed: int) -> None:
         filling = self._filling
         filling.items.append((index, source, with_data))
-        filling.expected_bytes += ENTRY_BYTES + len(source.name) + len(source.same_as) + (
-            source.expected_bytes * with_data)
-        if len(filling.items) >= BUNDLE_ENTRIES or filling.expected_bytes >= BUNDLE_BYTES:
+        filling.count += count
+        filling.expected_bytes += needed
+        if filling.count >= BUNDLE_ENTRIES or filling.expected_bytes >= BUNDLE_BYTES:
             self.hand_over()
 
     def hand_over(self) -> None:
@@ -151,7 +176,7 @@ class OutgoingBundles:
         self._reading.append(bundle)
         self.made += 1
         self._workers.submit(partial(_read, bundle, self.squeezer), partial(self._was_read, bundle),
-                             short=len(bundle.items))
+                             short=bundle.count)
 
     def _was_read(self, _bundle: _OutgoingBundle, _result: None, error: Exception | None) -> None:
         if error is not None:
@@ -171,12 +196,33 @@ class OutgoingBundles:
         bundle = self._reading.popleft()
         message, bundle.message = bundle.message, None
         self.sent += 1
+        if bundle.gaps:
+            self._leave_gaps(bundle)
         for index, source, _with_data in bundle.left:
+            assert not isinstance(source, FileRun)
             self._host.on_alone(index, source)
         if bundle.items:
             self._unanswered.append(bundle)
-            self._unanswered_items += len(bundle.items)
+            self._unanswered_items += bundle.count
         return message or b"", bundle.moved_bytes, bundle.saved_bytes
+
+    def _leave_gaps(self, bundle: _OutgoingBundle) -> None:
+        """Take apart the runs of which some could not be read."""
+        items, roots = bundle.items, bundle.roots
+        bundle.items, bundle.roots = [], []
+        for item, root in zip(items, roots, strict=True):
+            index, run, with_data = item
+            gaps = bundle.gaps.get(index)
+            if gaps is None or not isinstance(run, FileRun):
+                bundle.items.append(item)
+                bundle.roots.append(root)
+                continue
+            for number, (own_index, source) in enumerate(self._host.take_apart(index, run)):
+                if number in gaps:
+                    bundle.left.append((own_index, source, with_data))
+                else:
+                    bundle.items.append((own_index, source, with_data))
+                    bundle.roots.append(run.root_of(number))
 
     # ---- answers
 
@@ -185,40 +231,99 @@ class OutgoingBundles:
         if not self._unanswered:
             raise bad("the receiver answered a bundle that was not sent")
         bundle = self._unanswered.popleft()
-        self._unanswered_items -= len(bundle.items)
-        if len(answers.codes) != len(bundle.items) or max(answers.codes) > max(BundleAnswer):
+        self._unanswered_items -= bundle.count
+        codes = answers.codes
+        if len(codes) != bundle.count or max(codes) > max(BundleAnswer):
             raise bad("the receiver's answer does not fit the bundle")
-        for (index, source, with_data), digest, code in zip(bundle.items, bundle.roots, answers.codes, strict=True):
-            if code == _WANTED and source.kind is FileKind.FILE and not with_data:
-                self._wanted.append((index, source))
-            elif code == _ALONE:
-                self._host.on_alone(index, source)
-            elif code == _DONE or (code == _MADE and source.kind is FileKind.DIRECTORY):
-                if code == _MADE:
-                    self._fresh.add(source.name)
-                self._host.on_answer(source, Outcome(index, Result.DONE, digest, ""), not with_data)
+        at = 0
+        for (index, source, with_data), root in zip(bundle.items, bundle.roots, strict=True):
+            some = codes[at:at + source.count]
+            at += source.count
+            if not isinstance(source, FileRun):
+                self._take_answer(index, source, with_data, root, some[0])
+            elif not any(some):
+                self._host.on_run_arrived(index, source, not with_data)
             else:
-                raise bad("the receiver's answer does not fit the bundle")
+                for number, (own_index, one) in enumerate(self._host.take_apart(index, source)):
+                    self._take_answer(own_index, one, with_data, source.root_of(number), some[number])
+
+    def _take_answer(self, index: int, source: SourceFile, with_data: bool, root: bytes, code: int) -> None:
+        if code == _WANTED and source.kind is FileKind.FILE and not with_data:
+            self._wanted.append((index, source))
+        elif code == _ALONE:
+            self._host.on_alone(index, source)
+        elif code == _DONE or (code == _MADE and source.kind is FileKind.DIRECTORY):
+            if code == _MADE:
+                self._fresh.add(source.name)
+            self._host.on_answer(source, Outcome(index, Result.DONE, root, ""), not with_data)
+        else:
+            raise bad("the receiver's answer does not fit the bundle")
 
 
 def _read(bundle: _OutgoingBundle, squeezer: Squeezer | None) -> None:
     """Read the sources of a bundle. On a worker's thread; nobody else touches it meanwhile."""
-    entries, found = pack_files([_wanted(source, with_data) for _index, source, with_data in bundle.items])
-    if None in found:
-        bundle.left = [item for item, one in zip(bundle.items, found, strict=True) if one is None]
-        bundle.items = [item for item, one in zip(bundle.items, found, strict=True) if one is not None]
-    there = [one for one in found if one is not None]
-    for (_index, source, with_data), (size, _root) in zip(bundle.items, there, strict=True):
-        if source.kind is not FileKind.LINK:
-            source.size = size
-            bundle.moved_bytes += size * with_data
-    bundle.roots = [root for _size, root in there]
-    packed = squeezer.squeeze(entries) if squeezer is not None and there else None
+    parts: list[bytes] = []
+    items, bundle.items = bundle.items, []
+    for is_run, some in groupby(items, _is_run):
+        if is_run:
+            for item in some:
+                _read_run(bundle, item, parts)
+        else:
+            _read_singles(bundle, list(some), parts)
+    entries = b"".join(parts)
+    packed = squeezer.squeeze(entries) if squeezer is not None and bundle.count else None
     if packed is not None:
         bundle.saved_bytes = len(entries) - len(packed)
-        bundle.message = pack_packed_bundle(len(there), len(entries), packed)
+        bundle.message = pack_packed_bundle(bundle.count, len(entries), packed)
     else:
-        bundle.message = pack_bundle(len(there), entries) if there else b""
+        bundle.message = pack_bundle(bundle.count, entries) if bundle.count else b""
+
+
+def _is_run(item: Item) -> bool:
+    return isinstance(item[1], FileRun)
+
+
+def _read_singles(bundle: _OutgoingBundle, items: list[Item], parts: list[bytes]) -> None:
+    entries, found = pack_files([_wanted(source, with_data) for _index, source, with_data in items
+                                 if not isinstance(source, FileRun)])
+    parts.append(entries)
+    for item, one in zip(items, found, strict=True):
+        _index, source, with_data = item
+        if one is None:
+            bundle.left.append(item)
+            bundle.count -= 1
+            continue
+        size, root = one
+        bundle.items.append(item)
+        bundle.roots.append(root)
+        if source.kind is not FileKind.LINK and not isinstance(source, FileRun):
+            source.size = size
+            bundle.moved_bytes += size * with_data
+
+
+def _read_run(bundle: _OutgoingBundle, item: Item, parts: list[bytes]) -> None:
+    index, run, with_data = item
+    assert isinstance(run, FileRun)
+    bundle.items.append(item)
+    bundle.roots.append(b"")
+    how = AS_FILE | FOLLOWED * run.follows | WITHOUT_ATTRIBUTES * run.with_attributes | UNREAD * (
+        run.by_time and not with_data)
+    try:
+        directory = os.open(run.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        gaps = list(range(run.count))
+    else:
+        try:
+            entries, sizes, run.roots, gaps = pack_run(directory, run.names, how,
+                                                       BY_TIME * run.by_time | WITH_DATA * with_data, run.name)
+        finally:
+            os.close(directory)
+        run.sizes = memoryview(sizes).cast("H")
+        parts.append(entries)
+        bundle.moved_bytes += run.size * with_data
+    if gaps:
+        bundle.gaps[index] = gaps
+        bundle.count -= len(gaps)
 
 
 def _wanted(source: SourceFile, with_data: bool) -> tuple[int, bytes, int, int, int, bytes, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from mproxy.transfer._disk import read_all
 from mproxy.transfer.coding import LEAST_PACKED_BYTES
 from mproxy.transfer.messages import PACKED, REBUILT
@@ -61,3 +63,10 @@ def code_block(data: Data, pieces: bytes | None, squeezer: Squeezer | None) -> C
         if packed is not None:
             coding, data = coding | PACKED, packed
     return (coding, data, length) if coding else None
+
+
+def why_unread(error: Exception) -> str:
+    """What went wrong with a file, for people."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)

@@ -18,7 +18,7 @@ from mproxy.transfer.arrival import Arrival
 from mproxy.transfer.arrived_directories import ArrivedDirectories
 from mproxy.transfer.arriving import Unlike
 from mproxy.transfer.block_buffers import BUFFERS, BlockBuffers, buffer_of
-from mproxy.transfer.bundle import BundleAnswer
+from mproxy.transfer.bundle import BundleAnswer, FileGroup, entries_of
 from mproxy.transfer.bundles_in import BundlesInHost, IncomingBundles
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.deletion_in import IncomingDeletion
@@ -44,8 +44,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from mproxy.transfer.arriving import ArrivingFile
+    from mproxy.transfer.arriving import ArrivingFile, Data
     from mproxy.transfer.bundle import BundleEntry
+    from mproxy.transfer.bundles_in import StoredBundle
     from mproxy.transfer.conversation import Bulk
     from mproxy.transfer.deletion_out import Surplus
     from mproxy.transfer.destinations import Destination
@@ -72,6 +73,11 @@ class ReceiveObserver:
 
     def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
         """The outcome of a file."""
+
+    def on_files(self, receiver: FileReceiver, arrived: Callable[[], list[BundleEntry]]) -> None:
+        """Small files have arrived; `arrived()` tells which, which takes longer than making them did."""
+        for file, root, _at in arrived():
+            self.on_file(receiver, file, Result.DONE, root, "")
 
     def on_left_out(self, receiver: FileReceiver, name: bytes, why: str) -> None:
         """The sender was to send this, and does not. No name: there is more of it."""
@@ -442,25 +448,41 @@ class FileReceiver(Conversation, BundlesInHost):
     # ---- bundles
 
     def may_store(self) -> bool:
-        stored = self._bundles.stored
+        begun = self._bundles.begun
         return self._directory is None and not any(
-            arriving.file.kind == FileKind.DIRECTORY and arriving.behind <= stored for arriving in self._queue)
+            arriving.file.kind == FileKind.DIRECTORY and arriving.behind <= begun for arriving in self._queue)
 
-    def on_stored(self, entries: list[BundleEntry], answers: list[BundleAnswer], data: memoryview) -> None:
-        for (file, digest, at), answer in zip(entries, answers, strict=True):
-            if answer is not BundleAnswer.DONE and answer is not BundleAnswer.MADE:
+    def on_stored(self, stored: StoredBundle, data: memoryview) -> None:
+        at = 0
+        for part in stored.parts:
+            if isinstance(part, FileGroup):
+                self._note_group(part, stored.answers[at:at + part.count], stored.data)
+                at += part.count
+                continue
+            file, digest, begin = part
+            answer = stored.answers[at]
+            at += 1
+            if answer not in (BundleAnswer.DONE, BundleAnswer.MADE):
                 continue
             if file.kind is FileKind.DIRECTORY:
-                if not self._note_directory(file, answer is BundleAnswer.MADE):
+                if not self._note_directory(file, answer == BundleAnswer.MADE):
                     return
-            elif at < 0:
+            elif begin < 0:
                 self.kept_bytes += file.size
             else:
                 self.received_bytes += file.size
             self._observer.on_file(self, file, Result.DONE, digest, "")
-        self.link.send(messages.pack_answer(bytes(answers)))
+        self.link.send(messages.pack_answer(stored.answers))
         self._release(buffer_of(data))
         self._open_next()
+
+    def _note_group(self, group: FileGroup, answers: bytes, data: Data) -> None:
+        def arrived() -> list[BundleEntry]:
+            return [entry for entry, answer in zip(entries_of(data, group), answers, strict=True)
+                    if answer == BundleAnswer.DONE]
+
+        self.received_bytes += sum(entry.file.size for entry in arrived()) if any(answers) else group.size
+        self._observer.on_files(self, arrived)
 
     def on_bad_bundle(self, error: PeerError) -> None:
         self.give_up(EndCode.BAD_PACKET, str(error))

@@ -19,6 +19,7 @@ from mproxy.transfer.coding import pieces_of
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.deletion_messages import Extra, Removed
 from mproxy.transfer.deletion_out import OutgoingDeletion
+from mproxy.transfer.file_run import FileRun
 from mproxy.transfer.messages import (
     AHEAD,
     DELETES,
@@ -38,7 +39,7 @@ from mproxy.transfer.messages import (
     Want,
     bad,
 )
-from mproxy.transfer.reading import Reading, code_block, read_whole_files
+from mproxy.transfer.reading import Reading, code_block, read_whole_files, why_unread
 from mproxy.transfer.source_file import UNKNOWN_ROOT, Changed
 from mproxy.transfer.source_queue import SourceQueue
 from mproxy.transfer.tree import LEAF_BYTES, block_count, block_length
@@ -74,6 +75,11 @@ class SendObserver:
     def on_file(self, sender: FileSender, source: SourceFile) -> None:
         """The outcome of a file is known."""
 
+    def on_run(self, sender: FileSender, run: FileRun) -> None:
+        """Small files have arrived, all of these."""
+        for source in run.arrived():
+            self.on_file(sender, source)
+
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
         """The connection is over; `error` None: all has arrived; `local`: this side found the reason."""
 
@@ -93,7 +99,7 @@ class FileSender(Conversation, BundlesOutHost):
         self._sketch_bytes = 0  # of all sources
         self._out = throttle or link
         self._sources = SourceQueue()
-        self._taken: dict[int, SourceFile] = {}  # sources by their index, until they are settled
+        self._taken: dict[int, SourceFile | FileRun] = {}  # by their (first) index, until they are settled
         self.first: SourceFile | None = None  # what was announced first
         self._count = 0  # of sources that were taken
         self._taken_first_names = 0  # of `_taken`: those that are not another name of a file
@@ -132,7 +138,8 @@ class FileSender(Conversation, BundlesOutHost):
     @property
     def unsettled(self) -> list[SourceFile]:
         """What was taken of the sources, and has no outcome yet."""
-        return list(self._taken.values())
+        return [source for one in self._taken.values()
+                for source in (one.sources() if isinstance(one, FileRun) else (one,))]
 
     def start(self, sources: SourceQueue, deletion: Deletion | None = None) -> None:
         """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys.
@@ -227,7 +234,8 @@ class FileSender(Conversation, BundlesOutHost):
 
     def on_over(self, code: int, reason: str, local: bool) -> None:
         for source in self._taken.values():
-            source.close()
+            if not isinstance(source, FileRun):
+                source.close()
         if self._deleting is not None:
             self._deleting.close()
         done = code == 0 and self._is_done and (self._deletion is None or self._deletion.is_over)
@@ -236,9 +244,10 @@ class FileSender(Conversation, BundlesOutHost):
     # ---- inner
 
     def _source_of(self, index: int) -> SourceFile:
-        if index not in self._announced:
+        source = self._taken[index] if index in self._announced else None
+        if source is None or isinstance(source, FileRun):
             raise bad("the receiver referred to a file that is not being transferred")
-        return self._taken[index]
+        return source
 
     @property
     def _is_done(self) -> bool:
@@ -292,8 +301,8 @@ class FileSender(Conversation, BundlesOutHost):
 
     def _take(self) -> tuple[int, SourceFile] | None:
         """The next source, with its index; None if there is none now."""
-        if self.first is not None and self.first.kind is FileKind.DIRECTORY and self.first.outcome is None:
-            return None  # it decides whether the rest is sent or asked for
+        if self._is_undecided:
+            return None
         source = self._sources.take(self._taken_first_names == 0)
         if source is None:
             return None
@@ -302,6 +311,21 @@ class FileSender(Conversation, BundlesOutHost):
         self._taken[index] = source
         self._taken_first_names += not source.same_as
         return index, source
+
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether the answer to the first directory is waited for: it decides whether the rest is sent or asked for."""
+        return self.first is not None and self.first.kind is FileKind.DIRECTORY and self.first.outcome is None
+
+    def _take_run(self) -> tuple[int, FileRun] | None:
+        """The next ones, with the index of the first, if they are a run and may go in a bundle."""
+        run = self._sources.take_run() if self.first is not None and not self._is_undecided else None
+        if run is None:
+            return None
+        index, self._count = self._count, self._count + run.count
+        self._taken[index] = run
+        self._taken_first_names += run.count
+        return index, run
 
     def _take_aside(self) -> bool:
         """Whether there was one to be announced by itself."""
@@ -316,7 +340,14 @@ class FileSender(Conversation, BundlesOutHost):
     def _fill_bundles(self, bundles: OutgoingBundles) -> None:
         """Put into bundles what there is room for, and aside what goes in none."""
         bundles.add_wanted()
-        while bundles.has_room and len(self._aside) < self._most_ahead and (taken := self._take()) is not None:
+        while bundles.has_room and len(self._aside) < self._most_ahead:
+            run = self._take_run()
+            if run is not None:
+                bundles.add_run(*run)
+                continue
+            taken = self._take()
+            if taken is None:
+                break
             index, source = taken
             if index > 0 and bundles.takes(source):  # by the first one a receiver knows whom it has
                 bundles.add(index, source)
@@ -328,6 +359,7 @@ class FileSender(Conversation, BundlesOutHost):
         """Announce a source by a FILE of its own. One that cannot be read is settled at once. False: too many files are
         open, and it is tried again when another one has ended."""
         source = self._taken[index]
+        assert not isinstance(source, FileRun)  # those that are announced by themselves were taken apart
         try:
             message = source.open(index)
         except (OSError, MproxyError) as error:
@@ -335,7 +367,7 @@ class FileSender(Conversation, BundlesOutHost):
             if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced:
                 self._aside.appendleft((index, 0))
                 return False
-            why = f"cannot read: {_why(error)}"
+            why = f"cannot read: {why_unread(error)}"
             self.leave_out(source.name, why)
             self._settle(source, messages.Outcome(index, Result.UNREADABLE, UNKNOWN_ROOT, why))
             return True
@@ -388,6 +420,20 @@ class FileSender(Conversation, BundlesOutHost):
     def on_answer(self, source: SourceFile, outcome: Outcome, is_kept: bool) -> None:
         self.kept_bytes += source.size * is_kept
         self._settle(source, outcome)
+
+    def on_run_arrived(self, index: int, run: FileRun, is_kept: bool) -> None:
+        self.kept_bytes += run.size * is_kept
+        del self._taken[index]
+        self._taken_first_names -= run.count
+        self._observer.on_run(self, run)
+
+    def take_apart(self, index: int, run: FileRun) -> list[tuple[int, SourceFile]]:
+        del self._taken[index]
+        singles = list(enumerate(run.sources(), index))
+        for _index, source in singles:
+            source.size = source.expected_bytes
+        self._taken.update(singles)
+        return singles
 
     def on_alone(self, index: int, _source: SourceFile) -> None:
         self._aside.append((index, 0))
@@ -511,7 +557,7 @@ class FileSender(Conversation, BundlesOutHost):
                 return
         except (OSError, MproxyError) as error:
             code = Result.CHANGED if isinstance(error, Changed) else Result.UNREADABLE
-            text = _why(error)
+            text = why_unread(error)
             source.failed = True  # settled by the receiver's answer
             self._out.send(messages.pack_result(index, code, text=text))
             return
@@ -549,10 +595,3 @@ class FileSender(Conversation, BundlesOutHost):
             return
         self.sent_bytes += len(data)
         self._out.send(messages.pack_whole(index, digest, data, source.root()))
-
-
-def _why(error: Exception) -> str:
-    """What went wrong with a file, for people."""
-    if not isinstance(error, OSError):
-        return str(error)
-    return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)

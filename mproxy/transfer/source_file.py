@@ -57,6 +57,7 @@ class SourceFile:
 
     # What most of them never have otherwise: there may be a million.
     fd = -1
+    count = 1  # as of a run of files
     expected_bytes = 0  # its size when it was found
     same_as = b""
     by_time = with_attributes = False

@@ -14,14 +14,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from mproxy.transfer.file_run import FileRun
 from mproxy.transfer.messages import FileKind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.walk import OnLeftOut
+    Source = SourceFile | FileRun
 
-AHEAD = 4096  # sources, and things left out, that were found and not taken yet
+AHEAD = 4096  # sources, each of a run by itself, and things left out, that were found and not taken yet
 AT_ONCE = 256  # handed over together
 TELL_S = 0.002  # after which fewer are, if somebody waits for them
 
@@ -33,14 +35,14 @@ class _Closed(Exception):
 class Search:
     """Looks for what `make_walk(on_left_out)` finds. `call_soon`: as of the loop, from any thread."""
 
-    def __init__(self, make_walk: Callable[[OnLeftOut], Iterable[SourceFile]],
+    def __init__(self, make_walk: Callable[[OnLeftOut], Iterable[Source]],
                  call_soon: Callable[[Callable[[], None]], object]) -> None:
         self.on_found: Callable[[], object] = _ignore  # on the loop's thread: there is something to be taken
         self.found_bytes: int | None = 0  # of files, so far; None: nobody can know, as of a pipe
         self.ended = False  # everything was found, though perhaps not taken
         self._call_soon = call_soon
         self._changed = threading.Condition()  # guards the rest
-        self._found: deque[list[SourceFile]] = deque()
+        self._found: deque[list[Source]] = deque()
         self._left_out: list[tuple[str, str | OSError]] = []
         self._waiting = 0  # of both
         self._is_wanted = False  # somebody waits for the next one
@@ -59,25 +61,27 @@ class Search:
             self._tell()
 
     def _look(self) -> None:
-        some: list[SourceFile] = []
+        some: list[Source] = []
+        count = 0
         told_at = time.monotonic()
         try:
             for source in self._walk:
                 some.append(source)
-                if len(some) == AT_ONCE or (self._is_wanted and time.monotonic() - told_at > TELL_S):
+                count += source.count
+                if count >= AT_ONCE or (self._is_wanted and time.monotonic() - told_at > TELL_S):
                     self._hand_over(some)
-                    some, told_at = [], time.monotonic()
+                    some, count, told_at = [], 0, time.monotonic()
         except _Closed:
             raise
         except Exception as error:  # the rest is not sent, which has to be said
             self._leave_out(os.curdir, OSError(errno.EIO, f"the search has failed: {type(error).__name__}: {error}"))
         self._hand_over(some)
 
-    def _hand_over(self, some: list[SourceFile]) -> None:
+    def _hand_over(self, some: list[Source]) -> None:
         with self._changed:
             self._wait_for_room()
             self._is_wanted = False
-            self._waiting += len(some)
+            self._waiting += _count(some)
             if some:
                 self._found.append(some)
             for source in some:
@@ -114,12 +118,12 @@ class Search:
         with self._changed:
             self._changed.wait_for(lambda: self.ended or self._waiting >= AHEAD)
 
-    def fetch(self) -> list[SourceFile]:
+    def fetch(self) -> list[Source]:
         """The next ones that were found; none: there will be a call of `on_found`, unless it has ended."""
         with self._changed:
             if self._found:
                 some = self._found.popleft()
-                self._waiting -= len(some)
+                self._waiting -= _count(some)
                 self._changed.notify_all()
                 return some
             self._is_wanted = True
@@ -151,10 +155,10 @@ class Search:
 class SourceQueue:
     """In the order in which they are to be sent: `found`, then what `search` finds; further names of files last."""
 
-    def __init__(self, found: Iterable[SourceFile] = (), search: Search | None = None) -> None:
+    def __init__(self, found: Iterable[Source] = (), search: Search | None = None) -> None:
         self.on_more: Callable[[], object] = _ignore  # there is more to take, or the end was found
         self.on_left_out: OnLeftOut = _ignore  # told of what was left out
-        self._ready: deque[SourceFile] = deque()
+        self._ready: deque[Source] = deque()
         self._second_names: deque[SourceFile] = deque()
         self._search = self._began = search
         self._renamed: tuple[int, bytes] | None = None
@@ -192,9 +196,12 @@ class SourceQueue:
         """Have everything that is found called `name` in place of the first `length` bytes of its name."""
         self._renamed = length, name
 
-    def _add(self, some: Iterable[SourceFile]) -> None:
+    def _add(self, some: Iterable[Source]) -> None:
         for source in some:
-            (self._second_names if source.same_as else self._ready).append(source)
+            if not isinstance(source, FileRun) and source.same_as:
+                self._second_names.append(source)
+            else:
+                self._ready.append(source)
 
     def _look(self) -> None:
         """Have something in `_ready`, if there is anything now."""
@@ -204,7 +211,8 @@ class SourceQueue:
                 length, name = self._renamed
                 for source in some:
                     source.name = name + source.name[length:]
-                    source.same_as = source.same_as and name + source.same_as[length:]
+                    if source.same_as:
+                        source.same_as = name + source.same_as[length:]
             self._add(some)
             if not some:
                 if self._search.all_taken:
@@ -217,9 +225,23 @@ class SourceQueue:
         of it can go."""
         self._look()
         if self._ready:
-            return self._ready.popleft()
+            first = self._ready.popleft()
+            if not isinstance(first, FileRun):
+                return first
+            first, *others = first.sources()
+            self._ready.extendleft(reversed(others))
+            return first
         if self._second_names and self._search is None and others_arrived:
             return self._second_names.popleft()
+        return None
+
+    def take_run(self) -> FileRun | None:
+        """The next ones, if they are a run; else `take` has the next one."""
+        self._look()
+        if self._ready and isinstance(self._ready[0], FileRun):
+            run = self._ready[0]
+            self._ready.popleft()
+            return run
         return None
 
     @property
@@ -233,6 +255,11 @@ class SourceQueue:
         again = list(some)
         self._ready.extendleft(source for source in reversed(again) if not source.same_as)
         self._second_names.extendleft(source for source in reversed(again) if source.same_as)
+
+
+def _count(some: Iterable[Source]) -> int:
+    """How many files and directories they are."""
+    return sum(source.count for source in some)
 
 
 def _ignore(*_what: object) -> None:

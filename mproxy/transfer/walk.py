@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mproxy.ground.errors import MproxyError
-from mproxy.transfer._disk import find_all
+from mproxy.transfer._surveying import Listing, sort_out
+from mproxy.transfer.bundle import BUNDLE_ENTRIES
 from mproxy.transfer.file_names import BadName, check_link
+from mproxy.transfer.file_run import FileRun
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.selection import Selection
 from mproxy.transfer.source_file import SourceFile
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     # Told of a path that is left out, and why.
     OnLeftOut = Callable[[str, str | OSError], object]
-    Found = tuple[int, int, int, int, int]  # as of `find_all`: mode, size, number of names, device, inode
+    Found = tuple[int, int, int, int, int]  # as of `sort_out`: mode, size, number of names, device, inode
     Place = tuple[str, bytes, Found]  # path, the receiver's name for it, what was found there
 
 SORTED_ENTRIES = 4096  # of a directory; more are sent as they are found, or all their names would be in memory
@@ -71,6 +72,14 @@ class Walk:
         self._second_names: list[SourceFile] = []
 
     def __iter__(self) -> Iterator[SourceFile]:
+        for found in self.in_runs():
+            if isinstance(found, FileRun):
+                yield from found.sources()
+            else:
+                yield found
+
+    def in_runs(self) -> Iterator[SourceFile | FileRun]:
+        """The same, most small files in runs."""
         for path in self._paths:
             base = os.fsencode(self._renamed or name_of(path))
             if path == "-":
@@ -105,7 +114,11 @@ class Walk:
                 continue
             while waiting:
                 path, name, above = waiting.pop()
-                for inner, inner_name, (mode, size, _names, *itself) in self._entries(path, name):
+                for entry in self._entries(path, name):
+                    if isinstance(entry, FileRun):
+                        total += entry.expected_bytes
+                        continue
+                    inner, inner_name, (mode, size, _names, *itself) = entry
                     place = itself[0], itself[1]
                     if stat.S_ISREG(mode):
                         total += size
@@ -127,7 +140,7 @@ class Walk:
             return None
         return source
 
-    def _directory(self, top: str, name: bytes, found: Found) -> Iterator[SourceFile]:
+    def _directory(self, top: str, name: bytes, found: Found) -> Iterator[SourceFile | FileRun]:
         """A directory and everything in it."""
         yield SourceFile(name, FileKind.DIRECTORY, top, with_attributes=self._with_attributes)
         # Those whose contents are still to be listed, each with all the directories that it lies in.
@@ -135,7 +148,11 @@ class Walk:
         while waiting:
             path, name, above = waiting.pop()
             below = []
-            for inner, inner_name, found in self._entries(path, name):
+            for entry in self._entries(path, name):
+                if isinstance(entry, FileRun):
+                    yield entry
+                    continue
+                inner, inner_name, found = entry
                 mode = found[0]
                 if stat.S_ISREG(mode):
                     source = self._file(inner, inner_name, found)
@@ -154,43 +171,55 @@ class Walk:
                 below.append((inner, inner_name, above | {itself} if self._links == "copy" else above))
             waiting += reversed(below)
 
-    def _entries(self, path: str, name: bytes) -> Iterator[Place]:
+    def _entries(self, path: str, name: bytes) -> Iterator[Place | FileRun]:
         """What is in a directory: the directories first, each sorted by name; in a very large one in any order."""
-        places: list[Place] = []
+        places: list[Place | FileRun] = []
         try:
             directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                with os.scandir(directory) as listing:
-                    names = (entry.name for entry in listing)
-                    some = list(islice(names, SORTED_ENTRIES))
-                    if len(some) < SORTED_ENTRIES:
-                        places = self._look(directory, path, name, sorted(some))
-                        some.clear()
-                    while some:
-                        yield from self._look(directory, path, name, some)
-                        some = list(islice(names, SORTED_ENTRIES))
+                listing = Listing(directory)
+                some = listing.take(SORTED_ENTRIES)
+                if len(some) < SORTED_ENTRIES:
+                    places = self._look(directory, path, name, sorted(some))
+                    some = []
+                while some:
+                    yield from self._look(directory, path, name, some)
+                    some = listing.take(SORTED_ENTRIES)
             finally:
                 os.close(directory)
         except OSError as error:
             self._on_left_out(path, error)
-        yield from (place for place in places if stat.S_ISDIR(place[2][0]))
-        yield from (place for place in places if not stat.S_ISDIR(place[2][0]))
+        yield from (place for place in places if _is_directory(place))
+        yield from (place for place in places if not _is_directory(place))
 
-    def _look(self, directory: int, path: str, name: bytes, names: list[str]) -> list[Place]:
+    def _look(self, directory: int, path: str, name: bytes, names: list[bytes]) -> list[Place | FileRun]:
         """What these names in a directory are, in their order, as far as it is to be sent. All in one go: handing on
         the GIL for each of them would take longer than looking."""
-        above, name_above = os.path.join(path, ""), name + b"/"
-        encoded = list(map(os.fsencode, names))
-        places = []
-        for inner, inner_name, found in zip(names, encoded, find_all(directory, encoded, self._links == "copy"),
-                                            strict=True):
+        follow, name_above = self._links == "copy", name + b"/"
+        runs, others, sizes = sort_out(directory, names, follow, BUNDLE_ENTRIES, len(name_above))
+        above = os.path.join(path, "")
+        sizes_of_all: Sequence[int] = memoryview(sizes).cast("H")
+        places: list[tuple[int, Place | FileRun]] = []
+        for number, found in others.items():
+            inner = above + os.fsdecode(names[number])
             if isinstance(found, int):
-                self._on_left_out(above + inner, OSError(found, os.strerror(found)))
+                self._on_left_out(inner, OSError(found, os.strerror(found)))
                 continue
-            place = above + inner, name_above + inner_name, found
+            place = inner, name_above + names[number], found
             if self._selection is None or self._selection.takes(place[1], stat.S_ISDIR(found[0])):
-                places.append(place)
-        return places
+                places.append((number, place))
+        for first, end, total in runs:
+            taken, taken_sizes = names[first:end], sizes_of_all[first:end]
+            if self._selection is not None:
+                numbers = [number for number in range(first, end)
+                           if self._selection.takes(name_above + names[number], False)]
+                taken, taken_sizes = [names[number] for number in numbers], [sizes_of_all[number] for number in numbers]
+                total = sum(taken_sizes)
+            if taken:
+                places.append((first, FileRun(path, name, taken, taken_sizes, total, follow=follow,
+                                              by_time=self._by_time, with_attributes=self._with_attributes)))
+        places.sort(key=_first)
+        return [place for _number, place in places]
 
     def _other(self, path: str, name: bytes, mode: int) -> Iterator[SourceFile]:
         """What is neither a file nor a directory."""
@@ -211,3 +240,11 @@ class Walk:
             self._on_left_out(path, error)
         else:
             yield SourceFile(name, FileKind.LINK, path)
+
+
+def _is_directory(place: Place | FileRun) -> bool:
+    return not isinstance(place, FileRun) and stat.S_ISDIR(place[2][0])
+
+
+def _first(numbered: tuple[int, Place | FileRun]) -> int:
+    return numbered[0]

@@ -159,12 +159,13 @@ def test_a_directory_that_cannot_be_read(transfer):
     script.write_text(f"""
 import os, sys
 from mproxy.programs.send import main
-scandir = os.scandir
-def blind(path):
-    if os.readlink(f"/proc/self/fd/{{path}}").endswith("/bad"):
-        raise PermissionError(13, "Permission denied", path)
-    return scandir(path)
-os.scandir = blind
+from mproxy.transfer import walk
+listing = walk.Listing
+def blind(directory):
+    if os.readlink(f"/proc/self/fd/{{directory}}").endswith("/bad"):
+        raise PermissionError(13, "Permission denied")
+    return listing(directory)
+walk.Listing = blind
 sys.exit(main([{str(transfer.source / 'tree')!r}, "127.0.0.1", "{port}"]))
 """)
     sender = Program([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
@@ -471,8 +472,8 @@ from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.messages import FileKind
 from mproxy.programs.send import main
 from mproxy.transfer.walk import Walk
-Walk.__iter__ = lambda self: iter([SourceFile({name!r}, FileKind.FILE, {str(path)!r}),
-                                   SourceFile(b"good", FileKind.FILE, {str(path)!r})])
+Walk.in_runs = lambda self: iter([SourceFile({name!r}, FileKind.FILE, {str(path)!r}),
+                                  SourceFile(b"good", FileKind.FILE, {str(path)!r})])
 sys.exit(main(sys.argv[1:]))
 """)
     before = set(tmp_path.rglob("*"))

@@ -149,12 +149,12 @@ def test_what_goes_during_the_walk_is_named_and_the_rest_arrives(transfer):
     receiver, port = transfer.recv()
     sender = send_with(transfer, """
 from mproxy.transfer import walk
-find_all = walk.find_all
-def late(directory, names, follow):
+sort_out = walk.sort_out
+def late(directory, names, *more):
     if b"gone" in names:
         os.unlink(b"gone", dir_fd=directory)
-    return find_all(directory, names, follow)
-walk.find_all = late
+    return sort_out(directory, names, *more)
+walk.sort_out = late
 """, port, transfer.source / "tree")
     assert sender.wait(MANY) == 8
     assert receiver.wait(MANY) == 0

@@ -1,8 +1,8 @@
 """Bundles: small files that go without waiting for an answer, and whatever else either side may say or find."""
 
-import errno
 import gc
 import os
+import shutil
 import stat
 
 import pytest
@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer import bundle, bundles_out, messages, source_queue
-from mproxy.transfer._small import HERE, make_files, pack_files, read_files
-from mproxy.transfer.bundle import ENTRY, WITH_DATA, BundleAnswer, parse_bundle
+from mproxy.transfer.bundle import ENTRY, WITH_DATA, BundleAnswer, FileGroup, entries_of, parse_bundle
 from mproxy.transfer.messages import BY_TIME, File, FileKind, MessageType, Result
 from mproxy.transfer.sender import FileSender, SendObserver
 from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.source_queue import Search, SourceQueue
 from mproxy.transfer.tree import leaf, root
 from mproxy.transfer.walk import Walk
-from tests.unit.descriptors import open_descriptors
 from tests.unit.test_receiver import Link, Threads, World
 from tests.unit.test_search import Soon
-from tests.walked import find_sources
+from tests.walked import find_in_runs, find_sources
 
 TIME_NS = 10**18 + 7
 DONE, MADE, WANTED, ALONE = BundleAnswer
@@ -31,6 +29,14 @@ DONE, MADE, WANTED, ALONE = BundleAnswer
 def pack_entry(kind, flags, mode, mtime_ns, size, name, root):
     """All of an entry but its contents."""
     return ENTRY.pack(kind, flags, mode & 0o777, mtime_ns, size, len(name), root) + name
+
+
+def parse_all(data, count):
+    """The entries of a bundle, each by itself."""
+    entries = []
+    for part in parse_bundle(data, count):
+        entries += entries_of(data, part) if isinstance(part, FileGroup) else [part]
+    return entries
 
 
 def hash_of(data):
@@ -47,14 +53,18 @@ def directory_entry(name, mode=0o755):
     return pack_entry(FileKind.DIRECTORY, 0, mode, TIME_NS, 0, name, bytes(32))
 
 
-@pytest.fixture
-def world(tmp_path):
+def new_world(tmp_path):
     """One that has made the directory `d`."""
     (tmp_path / "to").mkdir()
     made = World(tmp_path / "to")
     made.link.bring(messages.pack_file(File(0, FileKind.DIRECTORY, 0o755, TIME_NS, 0, b"i" * 16, b"d")))
     made.threads.work()
     return made
+
+
+@pytest.fixture
+def world(tmp_path):
+    return new_world(tmp_path)
 
 
 def give(world, *entries):
@@ -169,7 +179,7 @@ def test_size_and_time_are_enough_where_that_was_said(world):
 
 
 def test_a_file_system_without_unnamed_files(world, monkeypatch):
-    monkeypatch.setattr("mproxy.transfer.bundle_store.make_files", lambda _data, wanted: [95] * len(wanted))
+    monkeypatch.setattr("mproxy.transfer.bundle_store.make_group", lambda _data, _at, count, *_rest: [95] * count)
     (world.directory / "d/there").write_bytes(b"other")
     assert give(world, file_entry(b"d/f"), file_entry(b"d/there"), file_entry(b"d/g", b"")) == [DONE, ALONE, DONE]
     assert sorted(os.listdir(world.directory / "d")) == ["f", "g", "there"]
@@ -233,7 +243,7 @@ def test_a_changed_byte_does_no_harm(place, change):
     data = bytearray(directory_entry(b"d/e") + file_entry(b"d/e/f") + file_entry(b"d/g", with_data=False))
     data[place % len(data)] ^= change
     try:
-        for entry in parse_bundle(data, 3):
+        for entry in parse_all(data, 3):
             assert entry.at < 0 or entry.at + entry.file.size <= len(data)
     except PeerError:
         pass
@@ -266,7 +276,7 @@ class OutLink(Link):
         kind, length = messages.parse_header(data[:8])
         if kind == MessageType.BUNDLE:
             [count] = messages.BUNDLE.unpack_from(data, 8)
-            self.said.append((kind, parse_bundle(data[12:], count)))
+            self.said.append((kind, parse_all(data[12:], count)))
         elif kind != MessageType.BLOCK:
             self.said.append((kind, messages.parse_payload(kind, bytes(data[8:8 + length]))))
 
@@ -289,7 +299,7 @@ class Sending:
         self.link, self.threads, self.outcomes = OutLink(), Threads(), Outcomes()
         self.sender = FileSender(self.link, self.threads, self.outcomes)
         self.link.handler = self.sender
-        sources = find_sources([str(top)], lambda path, why: None, **options) if found is None else found
+        sources = find_in_runs([str(top)], lambda path, why: None, **options) if found is None else found
         self.sender.start(SourceQueue(sources, search=search or (None if found is None else Waiting())))
         if before is not None:
             before(self.sender)
@@ -442,6 +452,39 @@ def test_a_receiver_of_before_gets_no_bundles(top):
     assert sending.bundles == [] and len(sending.announced()) == 1601
 
 
+def test_of_a_run_each_is_what_it_is(top):
+    """Goal: what was asked for, refused and stored of files that are kept as one; and what was never answered."""
+    sending = Sending(top)
+    sending.settle(made=False)
+    for _ in range(20):
+        sending.work()
+    codes = {b"d/00/%d" % number: code for number, code in enumerate([DONE, WANTED, ALONE])}
+    first = sending.bundles[0]
+    sending.link.bring(messages.pack_answer(bytes(codes.get(entry.file.name, DONE) for entry in first)))
+    for _ in range(5):
+        sending.work()
+    said = sending.outcomes.said
+    assert said[b"d/00/0"] == Result.DONE and said.keys().isdisjoint({b"d/00/1", b"d/00/2"})
+    assert b"d/00/2" in sending.announced()
+    assert [entry.file.name for one in sending.bundles for entry in one if entry.at >= 0] == [b"d/00/1"]
+    left = {source.name: source for source in sending.sender.unsettled}
+    assert len(left) + len(said) == 1601 and left[b"d/99/3"].path == str(top / "99/3")
+    assert sending.sender.kept_bytes == sum(
+        len(str(name).rpartition("/")[2]) - 1 for name in said if name.count(b"/") == 2)
+
+
+def test_a_directory_that_is_gone_costs_its_files_alone(top):
+    sending = Sending(top)
+    shutil.rmtree(top / "50")
+    sending.settle(made=True)
+    for _ in range(20):
+        sending.work()
+    said = sending.outcomes.said
+    assert {said[b"d/50/%d" % number] for number in range(15)} == {Result.UNREADABLE}
+    names = [entry.file.name for one in sending.bundles for entry in one]
+    assert b"d/51/0" in names and b"d/50/0" not in names
+
+
 def test_what_is_no_longer_as_it_was_goes_alone(top):
     sending = Sending(top)
     for name, change in (("50/1", os.unlink), ("50/2", lambda path: os.truncate(path, 20_000))):
@@ -482,92 +525,3 @@ def test_an_answer_to_nothing(top):
     sending = Sending(top)
     sending.link.bring(messages.pack_answer(b"\0"))
     assert "that was not sent" in sending.link.ended
-
-
-# ---- system calls
-
-def test_files_are_read_as_they_are_or_not_at_all(tmp_path):
-    (tmp_path / "f").write_bytes(b"12345")
-    (tmp_path / "large").write_bytes(bytes(16385))
-    (tmp_path / "link").symlink_to("f")
-    os.mkfifo(tmp_path / "fifo")
-    os.utime(tmp_path / "f", ns=(0, -5))
-
-    def read(name, how):
-        [found] = read_files([(HERE, os.fsencode(tmp_path / name), how)])
-        return found and ((*found[1:3], found[4]) if how & 1 else True)
-
-    assert read("f", 1) == (-5, 5, b"12345") and read("f", 5) == (-5, 5, b"")
-    assert [read(name, 1) for name in ("large", "link", "fifo", "none", ".")] == [None] * 5
-    assert read("link", 3) == (-5, 5, b"12345")
-    assert read(".", 0) and not read("f", 0)
-    [made_up] = read_files([(HERE, b"/proc/self/status", 1)])
-    assert made_up is None, "its size tells nothing"
-    many = read_files([(HERE, os.fsencode(tmp_path / "f"), 1)] * 300)
-    assert len(many) == 300 and {one[4] for one in many} == {b"12345"}
-
-
-def test_files_are_made_whole_or_not_at_all(tmp_path):
-    fd = os.open(tmp_path, os.O_RDONLY)
-    (tmp_path / "there").write_bytes(b"x")
-    before = open_descriptors()
-    data = b"123456789a"
-    wanted = [(fd, b"%d" % number, number % 5, 5, 0o604, -1, hash_of(data[number % 5:number % 5 + 5]))
-              for number in range(200)]
-    others = [(fd, b"there", 0, 5, 0o600, 0, hash_of(b"12345")), (fd, b"no/f", 0, 1, 0, 0, hash_of(b"1")),
-              (fd, b"wrong", 0, 5, 0o600, 0, hash_of(b"12346"))]
-    assert make_files(data, [*wanted, *others]) == [*[0] * 200, errno.EEXIST, errno.ENOENT, errno.EBADMSG]
-    assert (tmp_path / "3").read_bytes() == b"45678" and (tmp_path / "3").stat().st_mtime_ns == -1
-    assert (tmp_path / "there").read_bytes() == b"x"
-    assert open_descriptors() == before and len(os.listdir(tmp_path)) == 201
-    with pytest.raises(ValueError, match="outside"):
-        make_files(b"123", [(fd, b"f", 1, 3, 0, 0, bytes(32))])
-    with pytest.raises(ValueError, match="outside"):
-        make_files(b"123", [(fd, b"f", 0, 3, 0, 0, bytes(31))])
-    os.close(fd)
-
-
-@pytest.mark.parametrize("umask", [0, 0o077])
-def test_files_get_their_mode_whatever_our_umask_is(tmp_path, umask):
-    fd = os.open(tmp_path, os.O_RDONLY)
-    modes = [0o600, 0o644, 0o755, 0o444, 0o000]
-    before = os.umask(umask)
-    try:
-        assert not any(make_files(b"1", [(fd, b"%o" % mode, 0, 1, mode, 0, hash_of(b"1")) for mode in modes]))
-    finally:
-        os.umask(before)
-    assert {int(name, 8): stat.S_IMODE((tmp_path / name).stat().st_mode) for name in os.listdir(tmp_path)} == {
-        mode: mode for mode in modes}
-    os.close(fd)
-
-
-def test_entries_are_packed_as_they_are_read(tmp_path):
-    """Goal: what is packed in one go is what a receiver reads, whatever of it is as it should be."""
-    (tmp_path / "f").write_bytes(b"12345")
-    (tmp_path / "empty").write_bytes(b"")
-    (tmp_path / "d").mkdir(mode=0o750)
-    for name in ("f", "empty", "d"):
-        os.utime(tmp_path / name, ns=(0, TIME_NS))
-    os.chmod(tmp_path / "f", 0o4640)
-    os.chmod(tmp_path / "empty", 0o600)
-
-    def wanted(path, how, kind, flags, name):
-        return HERE, os.fsencode(tmp_path / path), how, kind.value, flags, name, b""
-    entries, found = pack_files([
-        wanted("f", 1, FileKind.FILE, WITH_DATA, b"n/f"), wanted("none", 1, FileKind.FILE, WITH_DATA, b"n/none"),
-        wanted("d", 0, FileKind.DIRECTORY, 0, b"n/d"), wanted("f", 0, FileKind.DIRECTORY, 0, b"n/f"),
-        wanted("f", 1, FileKind.FILE, 0, b"n/g"), wanted("f", 5, FileKind.FILE, BY_TIME, b"n/h"),
-        wanted("empty", 1, FileKind.FILE, WITH_DATA, b"n/e")])
-    assert found == [(5, hash_of(b"12345")), None, (0, bytes(32)), None, (5, hash_of(b"12345")), (5, bytes(32)),
-                     (0, hash_of(b""))]
-    assert entries == b"".join([
-        file_entry(b"n/f", b"12345"), directory_entry(b"n/d", 0o750), file_entry(b"n/g", b"12345", False),
-        file_entry(b"n/h", b"12345", False, BY_TIME, bytes(32)), file_entry(b"n/e", b"", mode=0o600)])
-
-
-def test_what_has_grown_is_not_packed_beyond_its_room(tmp_path):
-    (tmp_path / "f").write_bytes(bytes(16384))
-    entries, found = pack_files([(HERE, os.fsencode(tmp_path / "f"), 1, 1, WITH_DATA, b"f", b"")] * 256)
-    packed = [one for one in found if one is not None]
-    assert 16 <= len(packed) < 20 and found[len(packed):] == [None] * (256 - len(packed))
-    assert len(parse_bundle(entries, len(packed))) == len(packed)

@@ -111,24 +111,3 @@ def test_mode_and_time(file, time):
     status = _disk.settle(file, 0o640, time)
     assert stat.S_IMODE(status.st_mode) == 0o640
     assert status.st_mtime_ns == (before if time is None else time)
-
-
-def test_all_that_is_in_a_directory_is_found_in_one_go(tmp_path):
-    (tmp_path / "f").write_bytes(b"12345")
-    os.link(tmp_path / "f", tmp_path / "g")
-    (tmp_path / "d").mkdir()
-    os.symlink("f", tmp_path / "link")
-    os.symlink("none", tmp_path / "dangling")
-    directory = os.open(tmp_path, os.O_RDONLY)
-
-    def look(name, follow):
-        status = os.stat(name, dir_fd=directory, follow_symlinks=follow)
-        return status.st_mode, status.st_size, status.st_nlink, status.st_dev, status.st_ino
-    names = [b"f", b"g", b"d", b"link", b"none", b"dangling"]
-    assert _disk.find_all(directory, names, False) == [
-        *(look(name, False) for name in names[:4]), errno.ENOENT, look(b"dangling", False)]
-    assert _disk.find_all(directory, names, True) == [
-        *(look(name, True) for name in names[:4]), errno.ENOENT, errno.ENOENT]
-    assert _disk.find_all(directory, [], False) == []
-    os.close(directory)
-    assert _disk.find_all(directory, [b"f"], False) == [errno.EBADF]

@@ -9,7 +9,7 @@ from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
 from mproxy.transfer.arrived_directories import MOST_DIRECTORY_BYTES
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.messages import HEADER, MOST_AHEAD, MOST_NAME_BYTES, File, FileKind, MessageType, Result
-from mproxy.transfer.receiver import BUFFERS, FileReceiver
+from mproxy.transfer.receiver import BUFFERS, FileReceiver, ReceiveObserver
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
 
@@ -72,7 +72,7 @@ class Threads:
             done(result, error)
 
 
-class World:
+class World(ReceiveObserver):
     """A receiver that writes into a directory, and what its observer was told."""
 
     def __init__(self, directory, allowance=None, **options):

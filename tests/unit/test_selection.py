@@ -6,6 +6,7 @@ import pytest
 
 from mproxy.ground.errors import UsageError
 from mproxy.programs.send import parse_send
+from mproxy.transfer import walk
 from mproxy.transfer.selection import Selection
 from tests.walked import find_sources
 
@@ -59,12 +60,12 @@ def test_what_is_left_out_is_not_looked_into(tmp_path, monkeypatch):
     (top / "src" / "build").mkdir(parents=True)
     for name in ("a.o", "a.c", "build/b.c", "src/keep.o", "src/b.o"):
         (top / name).write_bytes(b"")
-    listed, real = [], os.scandir
+    listed, real = [], walk.Listing
 
     def note(fd):
         listed.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), top))
         return real(fd)
-    monkeypatch.setattr(os, "scandir", note)
+    monkeypatch.setattr(walk, "Listing", note)
     sources = find_sources([str(top)], None, rules=[(False, "/t/build/"), (True, "keep.o"), (False, "*.o")])
     assert [source.name for source in sources] == [b"t", b"t/src", b"t/a.c", b"t/src/build", b"t/src/keep.o"]
     assert listed == [".", "src", "src/build"]
