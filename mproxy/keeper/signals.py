@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
+from mproxy.ground.left_ignored import is_left_ignored
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STOPPING = {signal.SIGTERM, signal.SIGINT}
+# A keeper that waited for it would have it even if it is ignored.
+STOPPING = {signal.SIGTERM} | ({signal.SIGINT} if not is_left_ignored(signal.SIGINT) else set())
 PASSED_ON = STOPPING | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 OWN = {signal.SIGCHLD, signal.SIGTSTP, signal.SIGCONT}
 

@@ -7,8 +7,9 @@ anything of a session is imported.
 from __future__ import annotations
 
 import os
-import signal
 import socket
+
+from mproxy.ground.left_ignored import reset_in_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 # In the environment, of programs/quick_start.c: process, socket and standard error of a child of ours.
 BEGUN = "MPROXY_BEGUN"
-
-UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
 
 # Where commands are started if that is not where we are.
 _directory: str | None = None
@@ -62,7 +61,7 @@ class ViaChild:
         try:
             self.pid = os.posix_spawn(
                 "/bin/sh", ["sh", "-c", _where_we_were() + command], os.environ, setsid=not has_terminal, setsigmask=(),
-                setsigdef=signal.valid_signals() - UNCHANGEABLE,
+                setsigdef=reset_in_children(),
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
                               (os.POSIX_SPAWN_DUP2, 2 if has_terminal else errors, 2)])
         except OSError:

@@ -18,6 +18,7 @@ from functools import partial
 
 from mproxy._wire import CloseCode
 from mproxy.ground.errors import MproxyError, PeerError, UsageError
+from mproxy.ground.left_ignored import CHANGEABLE
 from mproxy.ground.words import escaped, printable, say_ending
 from mproxy.policy.grants import Grant
 from mproxy.policy.keys import KEY_TYPE, SPKI_BYTES, fingerprint
@@ -323,8 +324,7 @@ class ProgramRun:
                        "USER": user[0], "LOGNAME": user[0]}
         try:
             self._pid = os.posix_spawn(
-                words[0], words, environment, setsid=True, setsigmask=(),
-                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+                words[0], words, environment, setsid=True, setsigmask=(), setsigdef=CHANGEABLE,
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, out, 1),
                               (os.POSIX_SPAWN_DUP2, err, 2)])
         except OSError:

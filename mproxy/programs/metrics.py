@@ -8,6 +8,7 @@ import threading
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import UsageError
+from mproxy.ground.left_ignored import is_left_ignored
 from mproxy.ground.packages import METRICS, import_packages
 from mproxy.ground.words import is_loopback, parse_bind, parse_duration, parse_port, split_host_port
 from mproxy.programs.options import OneLineParser
@@ -71,7 +72,8 @@ def _parse_patience(text: str) -> int:
 
 def _serve(server: ScrapeServer, host: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: threading.Thread(target=server.shutdown).start())
+        if number == signal.SIGTERM or not is_left_ignored(number):
+            signal.signal(number, lambda _number, _frame: threading.Thread(target=server.shutdown).start())
     where = format_host_port(host, server.server_port)
     if not is_loopback(host):
         complain(PROGRAM, f"warning: anyone who can reach {where} can read names and amounts; is there a firewall?")

@@ -131,6 +131,14 @@ static char *command_of(const struct place *place)
     return text.at;
 }
 
+/* As mproxy.ground.left_ignored. */
+static int is_left_ignored(int number)
+{
+    struct sigaction found;
+    return (number == SIGHUP || number == SIGINT || number == SIGQUIT) && !sigaction(number, NULL, &found) &&
+           found.sa_handler == SIG_IGN;
+}
+
 /* As mproxy.policy.via_start.ViaChild. */
 static pid_t start(const char *command, int has_terminal, int sock, int errors)
 {
@@ -138,7 +146,8 @@ static pid_t start(const char *command, int has_terminal, int sock, int errors)
     if (pid)
         return pid;
     for (int number = 1; number < NSIG; number++)
-        signal(number, SIG_DFL);
+        if (!is_left_ignored(number))
+            signal(number, SIG_DFL);
     if (!has_terminal)
         setsid();
     if (dup2(sock, 0) == 0 && dup2(sock, 1) == 1 && (has_terminal || dup2(errors, 2) == 2))

@@ -8,6 +8,12 @@ import sys
 
 from mproxy.programs.own_command import own_command, shell_words
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # as programs/start.py
+
 PROGRAM = "mproxy ssh"
 
 HELP = """\
@@ -43,6 +49,8 @@ def main(argv: list[str]) -> int:
         raise SystemExit(0)
     command = compose(argv, connecting())
     sys.stdout.flush()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # Python ignores them
     try:
         os.execvp(command[0], command)
     except OSError as error:

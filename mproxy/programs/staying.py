@@ -17,11 +17,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import sys
 import time
 
 from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.left_ignored import CHANGEABLE
 from mproxy.ground.private_directory import make_private_directory
 from mproxy.ground.words import escaped, say_ending
 from mproxy.service.control import make_directory, staying_directory
@@ -41,8 +41,6 @@ LOG_TAIL_BYTES = 2000
 
 # What a launcher does. `python -m` would do the same, and take 6 ms more.
 BEGIN = "import sys; sys.path.insert(0, {!r}); from mproxy.programs.start import mproxy; sys.exit(mproxy())"
-
-UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
 
 
 def open_place(kind: str, name: str) -> str:
@@ -112,7 +110,7 @@ def spawn(command: list[str], place: str, log: str) -> int:
     os.chdir("/")
     os.umask(0o077)
     return os.posix_spawnp(
-        command[0], command, environment, setsid=True, setsigmask=(), setsigdef=signal.valid_signals() - UNCHANGEABLE,
+        command[0], command, environment, setsid=True, setsigmask=(), setsigdef=CHANGEABLE,
         file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                       (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                       (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)])

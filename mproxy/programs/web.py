@@ -8,6 +8,7 @@ import socket
 import threading
 
 from mproxy.ground.config import format_host_port
+from mproxy.ground.left_ignored import is_left_ignored
 from mproxy.ground.packages import WEB, import_packages
 from mproxy.ground.words import escaped, is_loopback, parse_bind, parse_port, split_host_port
 from mproxy.io.bind import listen_on
@@ -82,6 +83,8 @@ async def _serve(listener: socket.socket, host: str, opens: bool) -> None:
     def end(_number: int, _frame: object) -> None:
         server.should_exit = True
     # uvicorn takes both over while it serves; afterwards it has them repeated, for whoever had them before.
+    if is_left_ignored(signal.SIGINT):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGTERM, end)
     looking = asyncio.create_task(lookout.run(lambda: bool(server.should_exit)))

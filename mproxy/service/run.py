@@ -9,6 +9,7 @@ import socket
 
 from mproxy import __version__
 from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.left_ignored import is_left_ignored
 from mproxy.io._loop import Loop
 from mproxy.io._socket import keep_spare
 from mproxy.io.stdio import check_stdio
@@ -158,7 +159,7 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
             if successor is not None:
                 raise MproxyError("without a keeper no sessions can be taken over")
             # ssh sends SIGHUP to its ProxyCommand at its end, and so does the kernel if ssh had its own terminal.
-            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            ignored = is_left_ignored(signal.SIGHUP)
             install_signals(loop, program.shut_down, program.hung_up if stdio and not ignored else reload,
                             one_hangup=stdio, leave=restart.leave)
         program.open()
@@ -356,7 +357,7 @@ class Reload:
         self._program = program
         self._log = log
         self._log_file = log_file
-        self._is_immune = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup(1): outlive the terminal
+        self._is_immune = is_left_ignored(signal.SIGHUP)  # nohup(1): outlive the terminal
         self._had_terminal = has_terminal()
 
     def __call__(self) -> bool:
@@ -427,8 +428,9 @@ def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[
     signal.set_wakeup_fd(arrival.detach(), warn_on_full_buffer=False)
     loop.watch(arrived.fileno(), lambda _events: arrived.recv(512))
     signal.signal(arriving(signal.SIGTERM), on_signal)
-    signal.signal(arriving(signal.SIGINT), on_signal)
-    if reload is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
+    if not is_left_ignored(signal.SIGINT):
+        signal.signal(arriving(signal.SIGINT), on_signal)
+    if reload is not None or not is_left_ignored(signal.SIGHUP):
         # The terminal is gone, or the ssh whose ProxyCommand this is has ended.
         signal.signal(arriving(signal.SIGHUP), on_signal)
     # Signals without a meaning here must not end anything; SIGXFSZ comes when a log file is at its size limit.
