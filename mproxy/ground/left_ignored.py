@@ -14,6 +14,6 @@ def is_left_ignored(number: int) -> bool:
     return signal.getsignal(number) == signal.SIG_IGN
 
 
-def reset_in_children() -> set[int]:
+def reset_in_children() -> set[signal.Signals]:
     """Those that begin as if nobody had ignored them, among them what Python ignores for itself."""
     return CHANGEABLE - {number for number in MAY_STAY_IGNORED if is_left_ignored(number)}

@@ -1,6 +1,7 @@
 """Directories that only this user can enter, and small files in them."""
 
 import contextlib
+import errno
 import os
 
 from mproxy.ground.errors import MproxyError
@@ -16,10 +17,10 @@ def make_private_directories(path: str) -> None:
         os.mkdir(path, 0o700)
     except FileExistsError:
         if not os.path.isdir(path):
-            raise
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
     except FileNotFoundError:
         above = os.path.dirname(path.rstrip("/"))
-        if not above:
+        if not above or os.path.isdir(above):  # /proc takes none
             raise
         make_private_directories(above)
         make_private_directories(path)

@@ -12,7 +12,7 @@ import socket
 
 from mproxy.ground.config import LOG_LEVELS, CproxyConfig, SessionConfig, default_state_dir, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import parse_command, parse_duration, parse_host, parse_name, parse_port, via_host
+from mproxy.ground.words import parse_command, parse_duration, parse_host, parse_name, parse_port, printable, via_host
 from mproxy.policy.host_record import HostRecord
 from mproxy.policy.via_start import forget_early, owns_terminal, start_early, take_over_early
 from mproxy.programs.next_ssh import standby_name
@@ -156,7 +156,7 @@ def parse_destination(text: str) -> tuple[str, str, int]:
     try:
         return user, parse_host(host), parse_port(port)
     except UsageError as error:
-        raise UsageError(f"{text}: {error}; expected [USER@]HOST[:PORT]") from None
+        raise UsageError(f"{printable(text)}: {error}; expected [USER@]HOST[:PORT]") from None
 
 
 def bootstrap(ssh: list[str], user: str, name: str, port: int, sproxy: str) -> str:

@@ -12,6 +12,7 @@ from mproxy.ground.words import (
     parse_advertised,
     parse_count,
     parse_duration,
+    parse_host,
     parse_host_port,
     parse_listening_port,
     parse_name,
@@ -160,7 +161,7 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
         if given.setdefault("keeper", True) is False:
             raise UsageError("--workers and --no-keeper cannot be used together")
     if len(words) == 3 and words[2].isdigit():
-        words = [words[0], format_host_port(words[1].strip("[]"), words[2])]
+        words = [words[0], format_host_port(word_of("HOST", words[1], parse_host), words[2])]
     expect_words(parser, words, ("PORT", "[HOST:PORT]"))
     given["port"] = word_of("PORT", words[0], parse_listening_port)
     if len(words) > 1:

@@ -362,6 +362,7 @@ def test_sproxy_plain():
     ("sproxy --bind localhost 1",
      "--bind localhost: not a numeric address; use one such as 127.0.0.1 or ::1, or 0.0.0.0 for all"),
     ("sproxy -5", "PORT -5: not a valid port (0 to 65535)"),
+    ("sproxy 1 [::1 22", "HOST [::1: not a valid host; use a name, an IPv4 address, or an IPv6 address such as ::1"),
 ])
 def test_what_is_refused_and_in_which_words(command, text):
     program, *argv = command.split()

@@ -48,5 +48,11 @@ def test_every_directory_that_is_made_is_private(tmp_path):
         os.umask(old)
     assert [stat.S_IMODE((tmp_path / place).stat().st_mode) for place in ("a", "a/b", "a/b/c")] == [0o700] * 3
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(NotADirectoryError):
         make_private_directories(str(tmp_path / "file"))
+
+
+def test_where_no_directory_can_be_made():
+    """The kernel says of it that there is no such directory, as of one above it that is missing."""
+    with pytest.raises(FileNotFoundError):
+        make_private_directories("/proc/nowhere/below")
