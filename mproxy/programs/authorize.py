@@ -30,6 +30,7 @@ from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identity
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.authorize_script import BEGIN, END, SCRIPT
+from mproxy.programs.connect import bare_environment
 from mproxy.programs.keygen import key_file, own_name
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import complain, exit_status
@@ -192,7 +193,8 @@ def ask_server(options: argparse.Namespace, destination: str, line: str, wanted:
     script = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()) + SCRIPT
     command = [*options.ssh, "-T", "--", destination, "exec sh -s"]
     try:
-        done = subprocess.run(command, input=script.encode(), stdout=subprocess.PIPE, check=False)
+        done = subprocess.run(command, input=script.encode(), stdout=subprocess.PIPE, env=bare_environment(),
+                              check=False)
     except OSError as error:
         raise MproxyError(f"cannot run {printable(command[0])}: {error.strerror}; is ssh installed?") from None
     output = done.stdout.decode(errors="replace").splitlines()

@@ -41,6 +41,12 @@ BARE = ("-T", "-a", "-x", "-o", "ClearAllForwardings=yes", "-o", "ControlMaster=
 MORE_PATH = "$PATH:$HOME/.local/bin:/usr/local/bin"
 
 
+def bare_environment() -> dict[str, str]:
+    """That of an ssh which does not go through an sproxy there, whatever ssh_config says: there may be none yet, or it
+    may be what is to be changed."""
+    return {**os.environ, BOOTSTRAP: "1"}
+
+
 def main(argv: list[str]) -> int:
     """`mproxy connect`; the exit status."""
     return exit_status(PROGRAM, _run, argv)

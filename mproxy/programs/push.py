@@ -23,7 +23,7 @@ from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.packages import KEYS, import_packages
 from mproxy.ground.words import parse_command, parse_name
 from mproxy.programs import push_script
-from mproxy.programs.connect import parse_destination
+from mproxy.programs.connect import bare_environment, parse_destination
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import complain, exit_status
 
@@ -160,7 +160,8 @@ def push(wheel: PushedWheel, ssh: list[str], host: str) -> str:
         script = file.read()
     there = shlex.join(["sh", "-c", FIND_PYTHON.format(*wheel.python, push_script.SIGN), script])
     try:
-        process = subprocess.Popen([*ssh, f"exec {there}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen([*ssh, f"exec {there}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   env=bare_environment())
     except OSError as error:
         raise MproxyError(f"cannot run {ssh[0]}: {error.strerror}; is ssh installed?") from None
     assert process.stdin is not None and process.stdout is not None

@@ -67,6 +67,15 @@ def test_keygen_with_nowhere_to_print(lab):
     assert "No space left" in said.splitlines()[-1] and "Traceback" not in said
 
 
+def test_its_ssh_goes_through_no_sproxy(lab):
+    """Goal: where ssh_config has ssh go through an sproxy there, that one is not needed for it."""
+    ssh = lab.client.home / "ssh"
+    ssh.write_text("#!/bin/sh\nprintenv MPROXY_BOOTSTRAP >&2\nexit 255\n")
+    ssh.chmod(0o755)
+    said = finish(lab.client.start(*AUTHORIZE, "--ssh", ssh, "root@server"), status=1)
+    assert "\n1\n" in f"\n{said}"
+
+
 @pytest.fixture
 def server(lab):
     """sshd on the server; what runs there finds its state below the host's home, as sproxy in the lab does."""

@@ -129,8 +129,10 @@ def test_without_mproxy_there_one_line_says_what_to_do(lab):
 
 @pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="what is pushed runs without the sanitizers")
 def test_mproxy_is_pushed_there(lab):
-    """Goal: one ssh, and the next is mproxy's, with all that it needs; a second push changes nothing for the worse."""
+    """Goal: one ssh, and the next is mproxy's, with all that it needs; a second push changes nothing for the worse. It
+    needs no mproxy there, although ssh_config has ssh go through it."""
     host = SshHost(lab).start(path=Path(sys.executable).resolve().parent)
+    assert host.run("--yes", "--config", host.config, "server", program=[MPROXY, "setup-ssh"]).returncode == 0
     for _time in range(2):
         done = host.run("--ssh", f"ssh -F {host.config}", "server", program=[MPROXY, "push"])
         place = lab.server.home / ".local"
