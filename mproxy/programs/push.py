@@ -47,6 +47,9 @@ LEFT_OUT = re.compile(r"\.(?:pyx|pxd|pyi|pyc|c)$")
 SUFFIX = re.compile(r"(\.cpython-3(\d+)-[\w-]+\.so)$")
 SYMBOL_VERSION = re.compile(rb"\0GLIBC_(\d+)\.(\d+)\b")
 
+# Beside the package, where a wheel brought them that was built to need none of the system's.
+LIBRARIES = ".libs"
+
 # What KEYS is made of.
 KEY_PACKAGES = ("cryptography", "cffi", "pycparser")
 
@@ -96,7 +99,8 @@ class PushedWheel:
             with zipfile.ZipFile(io.BytesIO(data)) as packed:
                 names = packed.namelist()
                 modules = [name for name in names if SUFFIX.search(name)]
-                self.libc = max((needed(packed.read(name)) for name in modules), default=(0, 0))
+                libraries = [name for name in names if name.startswith(f"mproxy{LIBRARIES}/")]
+                self.libc = max((needed(packed.read(name)) for name in (*modules, *libraries)), default=(0, 0))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
         except zipfile.BadZipFile:
@@ -130,12 +134,13 @@ def own_wheel() -> PushedWheel:
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as packed:
-        for directory, within, files in os.walk(package):
-            within[:] = sorted(name for name in within if name != "__pycache__")
-            for name in sorted(files):
-                path = os.path.join(directory, name)
-                if not LEFT_OUT.search(name):
-                    packed.write(path, os.path.join("mproxy", os.path.relpath(path, package)))
+        for top in (package, package + LIBRARIES):
+            for directory, within, files in os.walk(top):
+                within[:] = sorted(name for name in within if name != "__pycache__")
+                for name in sorted(files):
+                    path = os.path.join(directory, name)
+                    if not LEFT_OUT.search(name):
+                        packed.write(path, os.path.relpath(path, os.path.dirname(package)))
         about = {"WHEEL": "Wheel-Version: 1.0\nGenerator: mproxy push\n",
                  "METADATA": f"Metadata-Version: 2.1\nName: mproxy\nVersion: {__version__}\n"}
         for name, text in about.items():  # without the time, so that the same files are the same wheel

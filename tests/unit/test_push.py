@@ -112,3 +112,16 @@ def test_what_cannot_be_installed_changes_nothing(tmp_path, monkeypatch, broken,
     assert re.search(why, told[1]["failed"])
     assert not list(tmp_path.glob(".local/lib/mproxy/*"))
     assert not (tmp_path / ".local" / "bin" / "mproxy").exists()
+
+
+def test_libraries_that_came_with_a_wheel_go_with_it(tmp_path, monkeypatch):
+    """mproxy may have been installed from a wheel that brought its own OpenSSL; the C library has to suffice for that,
+    too."""
+    for name, data in {f"mproxy/_x{SUFFIX}": b"\0GLIBC_2.17\0", "mproxy.libs/libssl-1.so.3": b"\0GLIBC_2.38\0"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(push, "__file__", str(tmp_path / "mproxy" / "programs" / "push.py"))
+    own = push.own_wheel()
+    with zipfile.ZipFile(io.BytesIO(own.data)) as packed:
+        assert {f"mproxy/_x{SUFFIX}", "mproxy.libs/libssl-1.so.3"} <= set(packed.namelist())
+    assert own.libc == (2, 38)
