@@ -93,7 +93,7 @@ class TopScreen:
                 style |= curses.A_REVERSE
             self._put(2 + number, clean(" ".join(column.say(row) for column in shown)), style)
         if not table.rows:
-            self._put(2, "nothing is running: no cproxy, sproxy, relay, recv or send of this user is here")
+            self._put(2, table.say_none())
         self._end(foot or HELP)
 
     def draw_session(self, program: Facts, session: Facts, chosen: int, foot: str) -> None:

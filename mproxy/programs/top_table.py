@@ -152,15 +152,21 @@ class TopTable:
         self.sorted_by = COLUMNS[8]
         self.reverse = False
         self.chosen = 0   # its place among the rows
-        self._looked_at = 0.0
+        self._looked_at: float | None = None
         self._moved: dict[RowKey, tuple[int, int]] = {}  # bytes (sent, received) at the last look
+
+    def say_none(self) -> str:
+        """What stands where no row is."""
+        if self._looked_at is None:
+            return "asking what runs here ..."
+        return "nothing is running: no cproxy, sproxy, relay, recv or send of this user is here"
 
     def update(self, found: Sequence[Facts], now: float) -> None:
         """Another look at all programs, at `now` (seconds)."""
         rows: list[TopRow] = []
         for program in found:
             rows += rows_of(program)
-        elapsed = now - self._looked_at
+        elapsed = now - (self._looked_at or 0.0)
         for row in rows:
             before = self._moved.get(row.key)
             if before is not None and elapsed > 0:

@@ -77,6 +77,13 @@ def test_columns_fit(width):
         assert column("SESSION") in shown and column("STATE") in shown
 
 
+def test_until_all_were_asked_nobody_says_that_nothing_runs():
+    table = TopTable()
+    assert table.say_none().startswith("asking ")
+    table.update([], 1.0)
+    assert table.say_none().startswith("nothing is running")
+
+
 def test_programs_without_sessions_have_a_row():
     relay = {"program": "relay", "name": "relay", "pid": 2, "state": "running", "uptime_s": 7, "rules": [{}],
              "totals": {"tcp": {"connections": 3, "bytes_in": 5}, "udp": {"sessions": 4, "bytes_out": 6}}}
