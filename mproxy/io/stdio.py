@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 
@@ -13,12 +14,15 @@ if TYPE_CHECKING:
 
 
 def check_stdio(fds: Iterable[int]) -> None:
-    """UsageError if a descriptor of `fds`, 0 and 1, is closed: the data would silently be lost."""
+    """UsageError if a descriptor of `fds`, 0 and 1, is closed, or open for the other direction alone: the data would
+    silently be lost. A directory is told by the launcher (programs/push_script.py), for Python does not start then."""
     for fd in fds:
         try:
-            os.fstat(fd)
+            access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
         except OSError:
             raise UsageError(f"standard {('input', 'output')[fd]} is closed") from None
+        if access == (os.O_WRONLY, os.O_RDONLY)[fd]:
+            raise UsageError(f"standard {('input is open for writing', 'output is open for reading')[fd]} only")
 
 
 def open_stdio() -> tuple[int, int]:

@@ -12,6 +12,7 @@ from mproxy.ground.config import format_duration
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.key_formats import PKCS8_PREFIX, pem_block
 from mproxy.ground.words import parse_duration, parse_name, printable
+from mproxy.io.stdio import check_stdio
 from mproxy.policy.certificates import (
     CLIENT,
     FOR_EVER,
@@ -166,6 +167,7 @@ def _read(path: str) -> str:
     """The text in a file, or on standard input; UsageError."""
     try:
         if path == "-":
+            check_stdio([0])
             return sys.stdin.read(MOST_BYTES)
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(MOST_BYTES)

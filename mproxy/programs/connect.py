@@ -13,6 +13,7 @@ import socket
 from mproxy.ground.config import LOG_LEVELS, CproxyConfig, SessionConfig, default_state_dir, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_command, parse_duration, parse_host, parse_name, parse_port, printable, via_host
+from mproxy.io.stdio import check_stdio
 from mproxy.policy.host_record import HostRecord
 from mproxy.policy.via_start import forget_early, owns_terminal, start_early, take_over_early
 from mproxy.programs.next_ssh import standby_name
@@ -58,6 +59,7 @@ def _run(argv: list[str]) -> int:
     if argv and use_standby(standby_name(argv)):
         return 0
     config = parse(argv)
+    check_stdio([0, 1])
     via = config.via or ""
     if not take_over_early(via) and HostRecord(config.state_dir, config.name or "").is_reached_by_ssh:
         start_early(via, owns_terminal())  # what follows takes a while, in which it can log in

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.io.stdio import open_stdio
+from mproxy.io.stdio import check_stdio, open_stdio
 from mproxy.programs.copy_begun import take_asked
 from mproxy.programs.copy_places import at_home, find_landing, find_paths, make_directory_of, without_dots
 from mproxy.programs.copy_words import MOST_REQUEST_BYTES, VERSION, pack_answer
@@ -82,6 +82,11 @@ def main() -> int:
 
 def _read_line() -> bytes:
     """What is asked."""
+    try:
+        check_stdio([0, 1])
+    except UsageError as error:
+        complain(PROGRAM, str(error))
+        return b""
     line = take_asked()
     while not line.endswith(b"\n"):
         data = os.read(0, 65536)

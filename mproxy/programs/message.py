@@ -20,6 +20,7 @@ from mproxy.ground.config import format_host_port, say_address
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted, parse_bind, parse_host, parse_port, split_host_port
 from mproxy.io.bind import listen_on
+from mproxy.io.stdio import check_stdio
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import complain, exit_status, silence_output
@@ -303,11 +304,12 @@ def client_main(argv: list[str]) -> int:
     parser.add_help_options()
     parser.add_word("HOST", parse_host, "name or address of the server; HOST:PORT means the same")
     parser.add_word("PORT", parse_port, "its TCP port")
-    reserve_standard_fds()
     take_interrupts()
 
     def talk() -> int:
         options = parser.parse_args(split_host_port(argv, 0))
+        check_stdio([0])
+        reserve_standard_fds()
         with _connect(options.HOST, options.PORT) as server:
             client = MessageClient(server, 0, lambda text: complain(program, text))
             client.run()

@@ -34,8 +34,14 @@ SIGN = "mproxy-push "
 PROGRAMS = ("cproxy", "sproxy", "mproxy")
 OURS = "# Written by mproxy push."
 
+# A shell starts Python: it runs the lines in which Python sees a string. A first line with Python in it is cut by the
+# kernel when it is long, and Python, of which a directory is the standard input, ends with a dump of its state.
 LAUNCHER = """\
-{first_line}
+#!/bin/sh
+''':'
+[ -d /dev/fd/0 ] && echo "{name}: standard input is a directory" >&2 && exit 2
+{quick}exec {command} -IS "$0" "$@"
+'''
 {author}
 import sys
 
@@ -47,26 +53,9 @@ sys.exit({name}())
 
 # For ssh, connect and copy everybody waits, so these have a start without Python, where it was built.
 QUICK = "mproxy/programs/quick-start"
-QUICK_LAUNCHER = """\
-#!/bin/sh
-''':'
-case $1 in ssh|connect|copy) [ -x {quick} ] && exec {quick} {python} "$0" "$@";; esac
-exec {command} -IS "$0" "$@"
-'''
-{author}
-import sys
-
-sys.path.insert(0, {root!r})
-from mproxy.programs.start import {name}
-
-sys.exit({name}())
-"""
+QUICKLY = 'case $1 in ssh|connect|copy) [ -x {quick} ] && exec {quick} {python} "$0" "$@";; esac\n'
 
 BLOCK = "/usr/bin/env --block-signal=INT"
-# The kernel splits a first line at the first space and cuts long ones. Then a shell starts Python: it runs the second
-# line, where Python sees a string of three lines.
-VIA_SHELL = "#!/bin/sh\n'''exec' {command} -IS \"$0\" \"$@\"\n' '''"
-LONGEST_FIRST_LINE = 127
 
 # What no program of ours can do without.
 TRY = "import sys; sys.path.insert(0, sys.argv[1]); import mproxy.carrier._tls, mproxy.programs.sproxy"
@@ -74,19 +63,10 @@ TRY = "import sys; sys.path.insert(0, sys.argv[1]); import mproxy.carrier._tls, 
 
 def launcher(python: str, root: str, name: str, author: str) -> str:
     """The text of the program `name`, which `python` runs from the packages in `root`."""
+    quick = ""
     if name == "mproxy" and not set("'\\") & set(root + python):
-        return QUICK_LAUNCHER.format(quick=shlex.quote(os.path.join(root, QUICK)), python=shlex.quote(python),
-                                     command=shell_command(python), author=author, root=root, name=name)
-    return LAUNCHER.format(first_line=first_line(python), author=author, root=root, name=name)
-
-
-def first_line(python: str) -> str:
-    """How a program has itself run by `python`."""
-    block = can_block()
-    line = "#!{} {} -IS".format(BLOCK.replace(" ", " -S ", 1), python) if block else f"#!{python} -IS"
-    if len(line) <= LONGEST_FIRST_LINE and not any(character in " \t\n\\'\"$" for character in python):
-        return line
-    return VIA_SHELL.format(command=shell_command(python))
+        quick = QUICKLY.format(quick=shlex.quote(os.path.join(root, QUICK)), python=shlex.quote(python))
+    return LAUNCHER.format(quick=quick, command=shell_command(python), author=author, root=root, name=name)
 
 
 def shell_command(python: str) -> str:

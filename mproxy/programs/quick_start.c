@@ -284,7 +284,9 @@ int main(int count, char **word)
     sigemptyset(&none);
     signal(SIGCHLD, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (!strcmp(word[3], "ssh"))
+    if (fcntl(0, F_GETFL) < 0) {
+        /* What is opened here would take its place. Python says what is wrong. */
+    } else if (!strcmp(word[3], "ssh"))
         become_ssh(word[2], word + 4);
     else if (!strcmp(word[3], "connect")) {
         use_standby(word + 4);

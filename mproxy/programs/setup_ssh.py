@@ -113,7 +113,7 @@ def show(before: str, after: str, path: str) -> None:
 
 def is_wanted() -> bool:
     """Ask; UsageError where nobody can answer."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("there is no terminal to ask whether to make this change: add --yes")
     try:
         return input("Make this change? [y/N] ").strip().lower() in ("y", "yes")
