@@ -7,7 +7,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 STANDARD = (0, 1, 2)
 
@@ -46,6 +46,14 @@ class Inherited:
         """The descriptors that have come since then. Standard ones never count as such: a log is reopened."""
         return [fd for fd in open_descriptors() if fd not in STANDARD
                 and (found := _file_of(fd)) is not None and found != self._files.get(fd)]
+
+    def close_strangers(self, claim: Callable[[list[int]], Collection[int]]) -> None:
+        """Close those, but for what `claim(strangers)` says is wanted."""
+        strangers = self.strangers()
+        wanted = claim(strangers)
+        for fd in strangers:
+            if fd not in wanted:
+                os.close(fd)
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

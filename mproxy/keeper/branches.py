@@ -23,10 +23,11 @@ from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import say_ending
 from mproxy.io._process import die_with_parent
 from mproxy.keeper.branch import BACK, FAILED, GO, HELD, LONGEST, READY, Branch
-from mproxy.keeper.deaths import HANDED_OVER, STORED, Deaths
+from mproxy.keeper.deaths import HANDED_OVER, STORED, Deaths, say_pause
 from mproxy.keeper.main_process import be_keeper, note_death
 from mproxy.keeper.signals import HELD as HELD_SIGNALS
-from mproxy.keeper.signals import PASSED_ON, STOPPING, meanings, passed_on
+from mproxy.keeper.signals import STOPPING, Incoming, pass_on, stop_here
+from mproxy.keeper.upgrades import ENDING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,14 +46,16 @@ PATIENCE_NS = 2_000_000_000
 
 class Branches:
     """`count` keepers. `upgrades`: the main process's part in upgrades, of this process or of the one before it;
-    `stand_in_front(stopping)` is what it does from the first one on, until the program ends."""
+    `stand_in_front(owed)` is what it does from the first one on, until the program ends, with signals that those before
+    may not have carried out. `hung_up()`: SIGHUP has come; the next keepers begin with what this process has."""
 
-    def __init__(self, log: Logger, count: int, upgrades: Upgrades, stand_in_front: Callable[[bool], int],
-                 deaths: Deaths | None = None) -> None:
+    def __init__(self, log: Logger, count: int, upgrades: Upgrades, stand_in_front: Callable[[list[int]], int],
+                 hung_up: Callable[[], object] = lambda: None, deaths: Deaths | None = None) -> None:
         self._log = log
         self._count = count
         self._upgrades = upgrades
         self._stand_in_front = stand_in_front
+        self._hung_up = hung_up
         self._deaths = deaths or Deaths()
         self._numbers: dict[int, int] = {}     # process -> which worker's keeper it is
         self._began: dict[int, int] = {}       # process -> when, in nanoseconds
@@ -60,7 +63,8 @@ class Branches:
         self._sockets: dict[int, socket.socket] = {}  # process -> what leads to it
         self._held: set[int] = set()           # processes that wait, as their workers have given everything away
         self._held_until = 0                   # so long, in nanoseconds
-        self._meaning = meanings(passed=not upgrades.is_main)
+        self._incoming = Incoming(passed=not upgrades.is_main)
+        self._since_upgrade: set[int] = set()  # signals that were passed on since it began
         self._stopping = False
         self._leaving = False  # the workers were told to leave all for the next start
         self._stored = False   # at least one has
@@ -144,34 +148,39 @@ class Branches:
         """Wait for a signal, or until a keeper is to be started, or has waited for too long."""
         if self._owed or self._held:
             until = min([*self._owed.values(), *([self._held_until] if self._held else [])])
-            left_s = max(0, until - time.monotonic_ns()) / 1e9
-            found = signal.sigtimedwait(self._meaning, left_s)
-            number = self._meaning[found.si_signo] if found is not None else signal.SIGCHLD
+            number = self._incoming.wait(max(0, until - time.monotonic_ns()) / 1e9)
         else:
-            number = self._meaning[signal.sigwait(self._meaning)]
+            number = self._incoming.wait()
         if number == signal.SIGUSR2:
-            if not self._stopping:
-                self._upgrades.begin()
+            self._upgrade()
         elif number == signal.SIGTSTP:
             self._stop_for_a_while()
         elif number != signal.SIGCHLD:
             self._pass_on(number)
 
+    def _upgrade(self) -> None:
+        if self._stopping:
+            self._log.error("upgrade-failed", why=ENDING)
+        else:
+            self._since_upgrade.clear()
+            self._upgrades.begin()
+
     def _pass_on(self, number: int) -> None:
         if number in STOPPING:
             self._stopping = True
             self._owed.clear()
+        elif number == signal.SIGHUP:
+            self._hung_up()
         self._leaving = self._leaving or number == signal.SIGUSR1
+        self._since_upgrade.add(number)
         for pid in self._numbers:
-            os.kill(pid, passed_on(number) if number in PASSED_ON else number)
+            pass_on(pid, number)
 
     def _stop_for_a_while(self) -> None:
         """Ctrl-Z, as in `stop_with`."""
         for pid in self._numbers:
             os.kill(pid, signal.SIGTSTP)
-        os.kill(os.getpid(), signal.SIGTSTP)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})  # here
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        stop_here()
         self._pass_on(signal.SIGCONT)
 
     def _reap(self) -> None:
@@ -199,7 +208,7 @@ class Branches:
         pause_us = self._deaths.note(lived_us)
         note_death()
         is_over = self._stopping or self._leaving
-        restart = "never" if is_over or pause_us is None else f"{pause_us / 1e6:.1f}s" if pause_us else "now"
+        restart = "never" if is_over or pause_us is None else say_pause(pause_us)
         self._log.error("keeper-died", worker=number, pid=pid, why=say_ending(status), restart=restart)
         if is_over:
             self._status = self._status or 128 + os.WTERMSIG(status)
@@ -243,7 +252,7 @@ class Branches:
             os.waitpid(pid, 0)
         if not self._upgrades.is_main:
             os._exit(HANDED_OVER)
-        return self._stand_in_front(self._stopping)
+        return self._stand_in_front(sorted(self._since_upgrade))
 
 
 def _says(sock: socket.socket, word: bytes) -> bool:

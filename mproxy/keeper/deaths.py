@@ -40,7 +40,23 @@ def is_death(status: int) -> bool:
 
 def is_crash(status: int) -> bool:
     """Whether it died of what it was doing."""
-    return is_death(status) and (os.WIFEXITED(status) or os.WTERMSIG(status) in _OWN_FAULT)
+    return os.WEXITSTATUS(status) == INTERNAL_ERROR if os.WIFEXITED(status) else os.WTERMSIG(status) in _OWN_FAULT
+
+
+def is_killed(status: int) -> bool:
+    """Whether it was killed from outside."""
+    return os.WIFSIGNALED(status) and not is_crash(status)
+
+
+def status_of_dead(status: int) -> int:
+    """The exit status of a program whose worker died, as a shell would count it."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def say_pause(pause_us: int) -> str:
+    """When the next worker starts, for the log."""
+    return f"{pause_us / 1e6:.1f}s" if pause_us else "now"
 
 
 class Deaths:

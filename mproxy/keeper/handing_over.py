@@ -1,7 +1,8 @@
 """The worker's part in an upgrade: it gives the next build all that there is, between two turns of its loop, and ends;
 or it goes on, and says why.
 
-Nothing that it does before its end changes anything, so it may also die on the way.
+Nothing that it does before its end changes anything, so it may also die on the way. Then the next worker hears of the
+end of an upgrade that it has not begun: it asks for another one, or says that there was none (orders.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mproxy.io import heirlooms
 from mproxy.keeper.deaths import HANDED_OVER
 from mproxy.keeper.giving import give_sessions
 from mproxy.keeper.main_process import main_pid, upgrades, worker_deaths
-from mproxy.keeper.upgrade_messages import hear, say
+from mproxy.keeper.upgrade_messages import hear, look, say
 from mproxy.keeper.upgrades import PATIENCE_S
 
 TYPE_CHECKING = False
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Logger
     from mproxy.io._loop import Loop, Watch
     from mproxy.keeper.handing_out import HandingOut
+    from mproxy.keeper.orders import Orders
 
 # By which name the next build gets where this one's log goes.
 LOG = "log"
@@ -39,15 +41,17 @@ SLOW_S = PATIENCE_S + 1
 
 class HandingOver:
     """In a worker; of several in the first one, which speaks for all. `vows()`: what the next build has to know before
-    it is ready. `handing_out`: how several give it their sessions."""
+    it is ready. `orders`: where the next worker finds that there was one. `handing_out`: how several give it their
+    sessions."""
 
-    def __init__(self, loop: Loop, log: Logger, program: str, main_socket: socket.socket,
+    def __init__(self, loop: Loop, log: Logger, program: str, main_socket: socket.socket, orders: Orders,
                  vows: Callable[[], dict[str, Any]], handing_out: HandingOut | None = None) -> None:
         self._loop = loop
         self._log = log
         self._program = program
         self._vows = vows
         self._main_socket = main_socket
+        self._orders = orders
         self._handing_out = handing_out
         self._refusal = ""              # why there can be no upgrade now
         self._pid: int | None = None    # of the next build, as long as it is not known how it went
@@ -70,17 +74,30 @@ class HandingOver:
             os.kill(main_pid(), signal.SIGUSR2)
 
     def _hear_main(self, _events: int) -> None:
+        # A message is there until it is done, or noted: the next worker has it if this one dies meanwhile.
+        message = look(self._main_socket)
+        if message is None:
+            return
+        if "successor" in message:
+            self._orders.begin_upgrade()
+        elif "ended" in message:
+            self._hear_end(message)
         try:
             heard = hear(self._main_socket, socket.MSG_DONTWAIT)  # the next build waits at the same one
         except BlockingIOError:
             return
-        if heard is None:
-            return
-        message, fds = heard
-        if "successor" in message and fds:
-            self._begin(message["successor"], socket.socket(fileno=fds[0]))
-        elif "ended" in message and (self._pid is not None or self._askers):
+        if heard is not None and heard[1]:
+            self._begin(message["successor"], socket.socket(fileno=heard[1][0]))
+
+    def _hear_end(self, message: dict[str, Any]) -> None:
+        """An upgrade has ended, perhaps long after this worker has said so; or it could not begin."""
+        if self._pid is not None or self._askers or not message.get("begun", True):
             self._fail(message["ended"])
+        elif self._orders.is_upgrading:  # and the worker that has begun it is dead
+            if self._orders.try_again():
+                os.kill(main_pid(), signal.SIGUSR2)
+            else:
+                self._fail(f"the worker has died meanwhile; {message['ended']}")
 
     def _begin(self, pid: int, sock: socket.socket) -> None:
         """The next build has been started: tell it what it may need until it is ready."""
@@ -131,6 +148,8 @@ class HandingOver:
                 os.close(fd)
             self._fail(f"it reads dumps of version {wishes.get('oldest')} to {wishes.get('newest')}, and this build"
                        f" writes {OLDEST} to {VERSION}")
+        elif self._refusal:  # whose listeners are closed by now
+            self._fail(self._refusal)
         elif self._handing_out is not None:
             why = self._handing_out.hand_out(version, fds)
             if why:
@@ -151,6 +170,8 @@ class HandingOver:
 
     def succeed(self, version: str) -> None:
         """The next build, of that version, has all; this process is about to end."""
+        if self._handing_out is not None:
+            self._orders.end_upgrade()  # if it comes to nothing the main process says so
         self._answer({"ok": True, "lines": [], "done": f"version {version} has taken over"})
 
     def _fail(self, why: str) -> None:
@@ -160,6 +181,7 @@ class HandingOver:
         why = escaped(why)
         self._log.error("upgrade-failed", why=f"{why}; the running one continues")
         self._answer({"ok": False, "lines": [f"no upgrade: {why}; the running one continues"]})
+        self._orders.end_upgrade()
 
     def _hang_up(self) -> None:
         if self._watch is not None:

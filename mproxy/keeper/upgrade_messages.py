@@ -30,6 +30,15 @@ def say(sock: socket.socket, what: Mapping[str, Any], fds: Sequence[int] = ()) -
         sock.send(data)
 
 
+def look(sock: socket.socket) -> dict[str, Any] | None:
+    """The next message, which stays where it is; None: there is none, or the end. OSError."""
+    try:
+        data = sock.recv(LONGEST, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    return json.loads(data) if data else None
+
+
 def hear(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors; None at the end. OSError."""
     data, fds, flags, _address = socket.recv_fds(sock, LONGEST, MOST_FDS, flags | socket.MSG_CMSG_CLOEXEC)

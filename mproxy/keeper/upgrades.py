@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # The next build has this long until it is ready, and again until it has all; the kernel counts.
 PATIENCE_S = 5
 
+# Why there is no upgrade any more.
+ENDING = "the program is ending"
+
 # In the environment of the next build: two descriptors, and the main process.
 SUCCESSOR = "MPROXY_SUCCESSOR"
 
@@ -39,7 +42,8 @@ class Upgrades:
     """Of one program. `worker_end`: where workers hear of the next build; what has followed another one is given it,
     and is not the main process."""
 
-    def __init__(self, worker_end: socket.socket | None = None) -> None:
+    def __init__(self, log: Logger, worker_end: socket.socket | None = None) -> None:
+        self._log = log
         self._end: socket.socket | None = None  # in the main process
         if worker_end is None:
             self._end, worker_end = make_sockets()
@@ -62,7 +66,8 @@ class Upgrades:
         return self._pid is not None or not self.is_main
 
     def begin(self) -> None:
-        """Start the next build; if there is one already, when that should end before it serves."""
+        """Start the next build; if there is one already, when that has ended or serves: what is installed now may not
+        be what that one is."""
         if self._end is None:
             return
         self._again = self._pid is not None
@@ -76,7 +81,7 @@ class Upgrades:
                     self._become_next(theirs)
                 say(self._end, {"successor": self._pid}, [ours.fileno()])
         except OSError as error:
-            self._tell_end(f"it cannot be started: {error.strerror}")
+            self._tell_end(f"it cannot be started: {error.strerror}", begun=False)
 
     def drop(self) -> None:
         """There is to be no next build now, however far it is; where another process is the main one it ends by
@@ -106,10 +111,12 @@ class Upgrades:
     def promote(self) -> int:
         """Let the next build begin, and have nothing any more that it has; its process."""
         assert self._pid is not None and self._end is not None
-        pid, self._pid, self._again = self._pid, None, False
+        pid, self._pid = self._pid, None
         say(self._end, {"go": True})
         close_others({self._end.fileno(), self.worker_end.fileno()})
         forget_arena()
+        if self._again:
+            self.begin()
         return pid
 
     def hand_on(self, log: Logger) -> int:
@@ -117,12 +124,13 @@ class Upgrades:
         assert self._end is not None
         return hand_on(self._end, log)
 
-    def _tell_end(self, why: str) -> None:
+    def _tell_end(self, why: str, begun: bool = True) -> None:
+        """Tell the worker, which has not heard of it before unless it has `begun`."""
         try:
             if self._end is not None:
-                say(self._end, {"ended": why})
-        except OSError:
-            pass  # no worker has listened for long
+                say(self._end, {"ended": why, "begun": begun})
+        except OSError:  # no worker has listened for long
+            self._log.error("upgrade-failed", why=f"{why}; the running one continues, but hangs")
 
     def _become_next(self, sock: socket.socket) -> NoReturn:
         """In the child: be the next build, with one end of what leads to the worker."""

@@ -26,7 +26,8 @@ from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.last_words import VARIABLE
 from mproxy.service.rights import protect_memory
-from mproxy.service.run import install_signals, make_loop
+from mproxy.service.run import make_loop
+from mproxy.service.signal_handlers import install_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from mproxy.relay.supervisor import Supervisor
 from mproxy.service.background import PidFile, leave_terminal
 from mproxy.service.control import ask, find_running, open_control
 from mproxy.service.rights import User
-from mproxy.service.run import install_signals, make_loop, raise_descriptor_limit
+from mproxy.service.run import make_loop, raise_descriptor_limit
+from mproxy.service.signal_handlers import install_signals
 from mproxy.service.systemd import Notifier
 
 TYPE_CHECKING = False
@@ -175,7 +176,10 @@ class Service:
 
     def reload(self) -> bool:
         """SIGHUP: read the file again and change to its rules. True: that is not the end."""
-        self._reload(lambda _answer: None)
+        if self._stopping:
+            self.log.error("reload-failed", why="the relay is stopping")
+        else:
+            self._reload(lambda _answer: None)
         return True
 
     def _reload(self, reply: Callable[[dict[str, Any]], object]) -> None:

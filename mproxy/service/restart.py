@@ -98,5 +98,5 @@ class Restart:
 
     @property
     def leave(self) -> Callable[[], bool] | None:
-        """What SIGUSR1 means (see `install_signals`)."""
+        """What SIGUSR1 means (mproxy/service/signal_handlers.py)."""
         return self._leave if self._survives else None

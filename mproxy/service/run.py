@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 
 from mproxy import __version__
 from mproxy.ground.errors import MproxyError, UsageError
@@ -18,9 +17,11 @@ from mproxy.service.exit import exit_status
 from mproxy.service.log import Log
 from mproxy.service.restart import Restart
 from mproxy.service.rights import User, protect_memory, warn_of_lost_file
+from mproxy.service.signal_handlers import install_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any, NoReturn, TypeVar
 
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     Configuration = TypeVar("Configuration", bound=LogConfig)
     Parse = Callable[[list[str] | None], Configuration]
     MakeProgram = Callable[[Configuration, Log, Loop], "Program"]
-
-# Why there is no upgrade any more.
-ENDING = "the program is ending"
-
 
 class Program:
     """What `run_program` runs: a program from its configuration on, until it stops the loop."""
@@ -152,7 +149,8 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
             from mproxy.service.several import run_several
             restart = Restart(name, program, config, log, loop, has_keeper=True)
             return run_several(program, config, log, loop, user, restart, successor, lambda *about: (
-                _serve_as_one_of_several(name, program, log, loop, reload, restart, *about)))
+                _serve_as_one_of_several(name, program, log, loop, reload, restart, *about)),
+                reload.reopen_log if reload is not None else lambda: None)
         keeper = make_keeper(program, config, log, loop, successor) if program.is_kept else None
         restart = Restart(name, program, config, log, loop, keeper is not None)
         if keeper is None:
@@ -201,11 +199,11 @@ def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reloa
     """The same in a worker, which dies of an error within it, so that the next one begins from a sound state."""
     from mproxy.keeper.handing_over import HandingOver
     from mproxy.keeper.main_process import is_upgraded, upgrades
-    from mproxy.keeper.signals import passed_on
+    from mproxy.keeper.upgrades import ENDING
     program.condemned = keeper.condemned
     loop.on_error = lambda error: die(log, error)
     assert keeper.upgrades is not None
-    handing_over = HandingOver(loop, log, name, keeper.upgrades.worker_end, program.vows)
+    handing_over = HandingOver(loop, log, name, keeper.upgrades.worker_end, keeper.orders, program.vows)
 
     def upgrade(_request: dict[str, Any], reply: Reply) -> None:
         reply(Handover(lambda asker, _pid: handing_over.ask(asker), {}))
@@ -215,7 +213,7 @@ def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reloa
         program.shut_down(signal_name)
 
     restart.begin(keeper.upgrades.worker_end)
-    install_signals(loop, shut_down, reload, arriving=passed_on, leave=restart.leave)
+    install_signals(loop, shut_down, reload, orders=keeper.orders, leave=restart.leave)
     if is_upgraded():
         log.info("upgraded", version=__version__, upgrades=upgrades())
     keeper.let_signals_through()
@@ -233,12 +231,12 @@ def _serve_as_one_of_several(name: str, program: Program, log: Log, loop: Loop, 
     """The same in a worker of several, which others may ask for this one."""
     from mproxy.keeper.handing_over import HandingOver
     from mproxy.keeper.main_process import is_upgraded, upgrades
-    from mproxy.keeper.signals import passed_on
+    from mproxy.keeper.upgrades import ENDING
     program.condemned = keeper.condemned
     loop.on_error = lambda error: die(log, error)
     handing_over: HandingOver | None = None
     if part.number == 0:
-        handing_over = HandingOver(loop, log, name, main_socket, program.vows, handing_out)
+        handing_over = HandingOver(loop, log, name, main_socket, keeper.orders, program.vows, handing_out)
         handing_out.succeeded = handing_over.succeed
     handing_out.open(loop, part.number)
 
@@ -253,7 +251,7 @@ def _serve_as_one_of_several(name: str, program: Program, log: Log, loop: Loop, 
         program.shut_down(signal_name)
 
     restart.begin(main_socket, part)
-    install_signals(loop, shut_down, reload, arriving=passed_on, leave=restart.leave)
+    install_signals(loop, shut_down, reload, orders=keeper.orders, leave=restart.leave)
     if is_upgraded() and part.number == 0:
         log.info("upgraded", version=__version__, upgrades=upgrades())
     keeper.let_signals_through()
@@ -312,7 +310,7 @@ def make_keeper(program: Program, config: LogConfig, log: Log, loop: Loop,
         return None
     own_log = Log(config.log_level, config.log_format)
     own_log.restrain(lambda _delay_us, _function: None)
-    upgrades = Upgrades(successor.main_socket if successor is not None else None)
+    upgrades = Upgrades(own_log, successor.main_socket if successor is not None else None)
     keeper = Keeper(loop, own_log, claim=program.claim, turn=culprit, upgrades=upgrades)
     keeper.hold_signals()
     return keeper
@@ -364,13 +362,17 @@ class Reload:
         """False, with nothing done, if the terminal from which the program was started is gone: that means its end."""
         if self._had_terminal and not self._is_immune and not has_terminal():
             return False
+        self.reopen_log()
+        self._program.reload()
+        return True
+
+    def reopen_log(self) -> None:
+        """Write to a log file of the same name, if there is one and it was moved away."""
         try:
             if self._log_file is not None:
                 self._log_file.open()
         except UsageError as error:
             self._log.error("reload-failed", why=error)
-        self._program.reload()
-        return True
 
 
 def has_terminal() -> bool:
@@ -380,64 +382,6 @@ def has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[[], bool] | None = None,
-                    stop_at_once: Callable[[], object] | None = None,
-                    arriving: Callable[[int], int] = int, one_hangup: bool = False,
-                    leave: Callable[[], bool] | None = None) -> None:
-    """First SIGTERM, SIGINT or SIGHUP: `stop(its name)`. From the second on `stop_at_once()`; without one the process
-    ends immediately. If there is a `reload`, SIGHUP calls it instead; if that returns False SIGHUP is an end, too.
-    `arriving(number)`: as which signal they come. `one_hangup`: SIGHUP after SIGHUP says nothing new. If there is a
-    `leave`, SIGUSR1 calls it; if that returns, with False, SIGUSR1 is an end, too."""
-    received: list[int] = []
-    meaning = {arriving(number): number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)}
-
-    def on_signal(arrived: int, _frame: object) -> None:
-        number = meaning[arrived]
-        if number == signal.SIGHUP and reload is not None and not received:
-            loop.call_soon_threadsafe(reload_or_end)
-        elif number == signal.SIGUSR1:
-            loop.call_soon_threadsafe(leave_or_end)
-        else:
-            end(number)
-
-    def reload_or_end() -> None:
-        if reload is None or not reload():
-            end(signal.SIGHUP)
-
-    def leave_or_end() -> None:
-        if not received and leave is not None and not leave():
-            end(signal.SIGUSR1)
-
-    def end(number: int) -> None:
-        if one_hangup and number == signal.SIGHUP and number in received:
-            return
-        received.append(number)
-        if len(received) == 1:
-            loop.call_soon_threadsafe(lambda: stop(signal.Signals(number).name))
-        elif stop_at_once is not None:
-            loop.call_soon_threadsafe(stop_at_once)
-        else:
-            os._exit(1)  # an exception could occur while the interpreter ends, where nobody would catch it
-
-    # A signal just before the loop sleeps would be seen only after the next event: so make it an event.
-    arrived, arrival = socket.socketpair()
-    arrived.setblocking(False)
-    arrival.setblocking(False)
-    signal.set_wakeup_fd(arrival.detach(), warn_on_full_buffer=False)
-    loop.watch(arrived.fileno(), lambda _events: arrived.recv(512))
-    signal.signal(arriving(signal.SIGTERM), on_signal)
-    if not is_left_ignored(signal.SIGINT):
-        signal.signal(arriving(signal.SIGINT), on_signal)
-    if reload is not None or not is_left_ignored(signal.SIGHUP):
-        # The terminal is gone, or the ssh whose ProxyCommand this is has ended.
-        signal.signal(arriving(signal.SIGHUP), on_signal)
-    # Signals without a meaning here must not end anything; SIGXFSZ comes when a log file is at its size limit.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    if leave is not None:
-        signal.signal(arriving(signal.SIGUSR1), on_signal)
 
 
 def raise_descriptor_limit() -> None:

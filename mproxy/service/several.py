@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 
 def run_several(program: Dividing, config: LogConfig, log: Log, loop: Loop, user: User | None, restart: Restart,
-                successor: Successor | None, serve: Serve) -> int:
+                successor: Successor | None, serve: Serve, reopen_log: Callable[[], object]) -> int:
     """Returns in the main process, in every keeper and in every worker: the exit status of each. `serve`: what a worker
-    does; `successor`: it has the place of another build."""
+    does; `successor`: it has the place of another build; `reopen_log()`: the log file may have been moved away."""
     # All that an upgrade needs is read now: by then the files are those of the next build.
     from mproxy.keeper import handing_over  # noqa: F401
     from mproxy.keeper.branches import Branches
@@ -61,12 +61,12 @@ def run_several(program: Dividing, config: LogConfig, log: Log, loop: Loop, user
         raise MproxyError("without a keeper no sessions can be taken over")
     own_log = Log(config.log_level, config.log_format)
     own_log.restrain(lambda _delay_us, _function: None)
-    upgrades = Upgrades(successor.main_socket if successor is not None else None)
+    upgrades = Upgrades(own_log, successor.main_socket if successor is not None else None)
 
-    def stand_in_front(stopping: bool) -> int:
-        return Keeper(loop, own_log, upgrades=upgrades).stand_in_front(stopping=stopping)
+    def stand_in_front(owed: list[int]) -> int:
+        return Keeper(loop, own_log, upgrades=upgrades).stand_in_front(owed)
 
-    branches = Branches(own_log, program.workers, upgrades, stand_in_front)
+    branches = Branches(own_log, program.workers, upgrades, stand_in_front, reopen_log)
     branches.hold_signals()
     program.open()
     inboxes = Inboxes(program.workers)

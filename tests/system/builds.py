@@ -3,12 +3,10 @@
 import os
 import signal
 import sys
-import time
 
 from asking import ask
 from lab import until
 
-UNHEARD_S = 15  # an upgrade has ended or failed by then, unless nobody has heard of it
 LATEST_S = 60
 
 # What is wrong with a build: what its launcher does before it starts the program.
@@ -49,6 +47,33 @@ successor.VERSION = handing_over.VERSION = 1
 """
 
 
+# It has started, and takes over when it is told (Build.await_start, let_go).
+WAITS = """
+import os, signal, time, mproxy.keeper.successor as successor
+place = os.path.dirname(sys.argv[0])
+def late(function):
+    def wait(*arguments):
+        signal.alarm(0)
+        open(os.path.join(place, 'waits'), 'w').close()
+        while not os.path.exists(os.path.join(place, 'go')):
+            time.sleep(0.01)
+        return function(*arguments)
+    return wait
+successor.Successor.take_over = late(successor.Successor.take_over)
+successor.Successor.ask_for_all = late(successor.Successor.ask_for_all)
+"""
+# It has the worker of the running one killed, while the main process is the one that was started.
+KILLS = """
+import os, mproxy.keeper.successor as successor
+take_over = successor.Successor.take_over
+def kill(*arguments):
+    with open(f'/proc/{os.getppid()}/task/{os.getppid()}/children') as children:
+        os.kill(int(children.read().split()[0]), NUMBER)
+    return take_over(*arguments)
+successor.Successor.take_over = kill
+"""
+
+
 class Build:
     """A launcher like that of `make`, on one host, in a place of its own; `install` puts another one there."""
 
@@ -73,6 +98,13 @@ class Build:
         fresh.chmod(0o755)
         os.rename(fresh, self.path)
 
+    def await_start(self):
+        """Until a build that WAITS does."""
+        until((self.path.parent / "waits").exists, LATEST_S, "the next build has heard from the running one")
+
+    def let_go(self):
+        (self.path.parent / "go").touch()
+
     def upgrade(self, status=0):
         """What `mproxy upgrade` says."""
         return ask(self.host, "upgrade", self.name, status=status)
@@ -80,20 +112,16 @@ class Build:
 
 def take_over(*programs):
     """Have the builds that are in place take over, all at once, and wait until they serve. One that a slow host does
-    not start in time is asked for again; and so is one of which nothing is heard: a signal that meets a worker that was
-    just killed may be lost with it."""
+    not start in time is asked for again."""
     def has_upgraded(program, upgrades, failures):
         failed = program.events("upgrade-failed")[failures + attempts[program]:]
         if failed:
             assert "not ready within" in failed[0]["why"], str(program)
             attempts[program] += 1
-        if failed or time.monotonic() > asked_at[program] + UNHEARD_S:
-            asked_at[program] = time.monotonic()
             program.process.send_signal(signal.SIGUSR2)
         return len(program.events("upgraded")) > upgrades
 
     attempts = dict.fromkeys(programs, 0)
-    asked_at = dict.fromkeys(programs, time.monotonic())
     before = [(program, len(program.events("upgraded")), len(program.events("upgrade-failed"))) for program in programs]
     for program in programs:
         program.process.send_signal(signal.SIGUSR2)

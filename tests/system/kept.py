@@ -28,7 +28,7 @@ from mproxy.keeper.keeper import Keeper
 from mproxy.keeper.main_process import main_pid
 from mproxy.keeper.signals import passed_on
 from mproxy.service.log import Log
-from mproxy.service.run import install_signals
+from mproxy.service.signal_handlers import install_signals
 
 TURN = struct.Struct("q")
 
@@ -43,7 +43,7 @@ class Echo:
     def run(self, start):
         if start:
             self.do(start)
-        install_signals(self.loop, self.stop, self.reload, arriving=passed_on)
+        install_signals(self.loop, self.stop, self.reload, orders=self.keeper.orders)
         self.keeper.let_signals_through()
         for sock in self.left:
             self.serve(sock)
@@ -60,6 +60,8 @@ class Echo:
 
     def reload(self):
         self.log.info("reloaded")
+        if self.page[TURN.size + 1]:
+            self.do("kill SIGABRT")
         return True
 
     def serve(self, sock):
@@ -97,6 +99,11 @@ class Echo:
     def do_hang(self, _rest):
         self.page[TURN.size] = 1
         return "hangs"
+
+    def do_stumble(self, _rest):
+        """Die of the next reload."""
+        self.page[TURN.size + 1] = 1
+        return "stumbles"
 
     def do_unhandle(self, _rest):
         """Be as the interpreter is at its end."""

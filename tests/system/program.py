@@ -132,6 +132,12 @@ def read_pipe(pipe):
     return Output(fd)
 
 
+def is_pending(pid, number):
+    """Whether a signal waits for the process, however it was sent."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+
+
 def last_of_line(pid):
     """The process of this name from which no other one comes: after an upgrade there are two keepers before the
     worker, which may have children of other names."""
@@ -208,6 +214,13 @@ class Program:
             os.kill(self.worker_pid, number)  # no keeper can pass SIGSTOP on
         else:
             self.process.send_signal(number)
+
+    def signal_at_once(self, *numbers):
+        """Signals that have all come when the process looks."""
+        self.process.send_signal(SIGSTOP)
+        for number in numbers:
+            self.process.send_signal(number)
+        self.process.send_signal(SIGCONT)
 
     def wait(self, within=PATIENCE_S):
         """The exit status, negative for a signal; the output is complete afterwards."""

@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from lab import until
-from program import Program, PtyProgram
+from lab import outage, until
+from program import Program, PtyProgram, is_pending
+
+from mproxy.keeper.signals import ONE_WISH_NS, passed_on
 
 KEPT = Path(__file__).parent / "kept.py"
 DEATHS = 200
+ONE_WISH_S = ONE_WISH_NS / 1e9
 MIB = 1 << 20
 
 
@@ -172,11 +175,23 @@ def test_second_signal_ends_at_once(kept):
     program.ask("hang")
     program.program.signal(signal.SIGTERM)
     program.log.event("stopping")
+    outage(ONE_WISH_S)
+    assert program.program.stop() == 1
+
+
+def test_what_comes_twice_at_once_is_one_wish(kept):
+    """Goal: timeout(1) sends to the process and to its group, a terminal to all: no end is cut short by that."""
+    program = kept()
+    program.ask("hang")
+    program.program.signal_at_once(signal.SIGTERM, signal.SIGINT)
+    program.log.event("stopping")
+    assert program.ask("hello") == "hello"
+    outage(ONE_WISH_S)
     assert program.program.stop() == 1
 
 
 def test_second_signal_while_the_interpreter_ends(kept):
-    """Goal: where no handler is left, it is still the end that was asked for (`timeout` sends two), and no death."""
+    """Goal: where no handler is left, it is still the end that was asked for, and no death."""
     program = kept()
     program.ask("unhandle")
     assert program.program.stop() == 1
@@ -194,6 +209,7 @@ def test_signals_to_both_processes_count_once(kept, deaths):
         os.kill(pid, signal.SIGTERM)
     program.log.event("stopping")
     assert program.ask("hello") == "hello"
+    outage(ONE_WISH_S)
     assert program.program.stop() == 1
 
 
@@ -205,6 +221,47 @@ def test_who_dies_while_it_stops_has_no_successor(kept):
     os.kill(program.worker(), signal.SIGKILL)
     assert program.program.wait() == 128 + signal.SIGKILL
     assert program.log.event("worker-died")["restart"] == "never"
+
+
+def kill_deaf(program, number):
+    """The worker gets a signal from its keeper, and dies before it can do anything."""
+    pid = program.worker()
+    os.kill(pid, signal.SIGSTOP)
+    program.program.signal(number)
+    until(lambda: is_pending(pid, passed_on(number)), 10, "the keeper has passed it on")
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_what_a_dying_worker_did_not_do_the_next_one_does(kept):
+    """Goal: neither a reload nor an end is lost with the worker that was told, and each is done once."""
+    program = kept()
+    kill_deaf(program, signal.SIGHUP)
+    program.log.event("reloaded")
+    program.kill()
+    program.worker(3)
+    assert program.ask("hello") == "hello"
+    assert len(program.log.events("reloaded")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_dies_before_it_hears_of_the_end_has_a_successor(kept, number):
+    """Goal: that one ends in order."""
+    program = kept()
+    kill_deaf(program, number)
+    assert program.program.wait() == 0
+    assert program.log.event("worker-died")["restart"] == "now"
+    assert program.log.event("stopping")["signal"] == number.name
+
+
+def test_a_reload_that_kills_is_not_tried_again(kept):
+    """Goal: it is said, and the next one serves."""
+    program = kept()
+    program.ask("stumble")
+    program.program.signal(signal.SIGHUP)
+    program.worker(2)
+    assert "died" in program.log.event("reload-failed")["why"]
+    assert program.ask("hello") == "hello"
+    assert len(program.log.events("reloaded")) == 1
 
 
 def test_hangup_reloads_and_other_signals_are_nothing(kept):
@@ -241,6 +298,7 @@ def test_interrupt_from_the_terminal_comes_once(kept, deaths):
     program.program.type("\x03")
     program.log.event("stopping")
     assert program.ask("hello") == "hello"  # a second one would have ended it
+    outage(ONE_WISH_S)
     program.program.type("\x03")
     assert program.program.wait() == 1
 

@@ -178,6 +178,20 @@ def test_each_worker_is_killed_under_load_and_no_byte_is_lost(pair, lab, seed):
         assert program.stop() == 0
 
 
+def test_a_log_that_was_moved_away_is_left_by_all(pair, lab):
+    """Goal: after SIGHUP the main process, and keepers that it starts later, write to the new file, too."""
+    log = lab.server.home / "proxy.log"
+    pair.start_sproxy("--workers", 2, "--log-file", log, stderr=subprocess.DEVNULL)
+    until(lambda: log.exists() and " listening " in log.read_text(), PATIENCE_S, "it listens")
+    until(lambda: all(worker != keeper for keeper, worker in branches(pair.sproxy)), PATIENCE_S, "all workers run")
+    log.rename(f"{log}.1")
+    pair.sproxy.process.send_signal(signal.SIGHUP)
+    until(lambda: log.exists() and log.read_text().count(" reloaded ") == 2, PATIENCE_S, "reloaded, in a new file")
+    os.kill(branches(pair.sproxy)[0][0], signal.SIGKILL)
+    until(lambda: " recovered " in log.read_text().partition(" keeper-died ")[2], PATIENCE_S, "what follows is there")
+    assert "keeper-died" not in Path(f"{log}.1").read_text()
+
+
 def test_a_keeper_that_is_killed_costs_its_own_sessions_alone(pair, lab):
     pair.echo()
     program = start(pair, "--plaintext")

@@ -13,10 +13,13 @@ from builds import Build
 from conversations import PATIENCE_S, Meeting, MixedLoad, half_ended, still_joined
 from lab import outage, until
 from mortal import arena_bytes, descriptors, kill_worker
+from program import is_pending
 from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT
 from relays import MPROXY
 from test_via import runs
 from traffic import ends_by_reset, read_exactly, reset
+
+from mproxy.keeper.orders import MOST_TRIES
 
 
 class Kept:
@@ -188,18 +191,77 @@ def test_a_worker_dies_between_upgrades(kept):
     assert not kept.cproxy.events("ended")
 
 
-def test_the_worker_dies_while_the_next_build_starts(kept):
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_the_worker_dies_while_the_next_build_starts(kept, upgraded):
+    """Goal: the next worker has it started once more, whoever is the main process by then: what was asked for is
+    done."""
+    if upgraded:
+        kept.upgrade("sproxy")
     app, daemon = kept.meeting.joined()
-    kept.server.install(builds.HANGS)
+    worker = kept.sproxy.worker_pid
+    kept.server.install(builds.WAITS)
     kept.sproxy.process.send_signal(signal.SIGUSR2)
-    until(lambda: len(children_of(kept.sproxy.pid)) == 2, 10, "the next build has been started")
-    os.kill(children_of(kept.sproxy.pid)[0], signal.SIGKILL)
-    kept.sproxy.event("taken-over")
+    kept.server.await_start()
+    os.kill(worker, signal.SIGKILL)
+    kept.sproxy.event("worker-died")
     assert still_joined(app, daemon)
-    until(lambda: len(line_of(kept.sproxy.pid)) == 2 and len(children_of(kept.sproxy.pid)) == 1, 10, "it has ended")
+    kept.server.let_go()
+    kept.sproxy.event("upgraded", 2 if upgraded else 1, within=builds.LATEST_S)
+    assert still_joined(app, daemon)
+    assert len(line_of(kept.sproxy.pid)) == 3, "the main process, a keeper, a worker"
+    assert not kept.sproxy.events("upgrade-failed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_build_with_which_workers_die(kept, number):
+    """Goal: it is not tried for ever, with one that crashes not twice; and that is said."""
+    app, daemon = kept.meeting.joined()
+    kept.server.install(builds.KILLS.replace("NUMBER", str(int(number))))
+    kept.sproxy.process.send_signal(signal.SIGUSR2)
+    deaths = MOST_TRIES if number == signal.SIGKILL else 1
+    kept.sproxy.event("worker-died", deaths, within=builds.LATEST_S)
+    assert "the worker has died meanwhile" in kept.sproxy.event("upgrade-failed", within=builds.LATEST_S)["why"]
+    assert still_joined(app, daemon)
     kept.server.install()
     kept.upgrade("sproxy")
+    assert len(kept.sproxy.events("worker-died")) == deaths and still_joined(app, daemon)
+
+
+def test_asked_for_again_while_the_next_build_starts(kept):
+    """Goal: what was installed meanwhile takes over as well."""
+    app, daemon = kept.meeting.joined()
+    kept.server.install(builds.WAITS)
+    kept.sproxy.process.send_signal(signal.SIGUSR2)
+    kept.server.await_start()
+    kept.server.install()
+    kept.sproxy.process.send_signal(signal.SIGUSR2)
+    until(lambda: not is_pending(kept.sproxy.pid, signal.SIGUSR2), 10, "the main process has heard it")
+    kept.server.let_go()
+    kept.sproxy.event("upgraded", 2, within=builds.LATEST_S)
     assert still_joined(app, daemon)
+    kept.verify()
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_told_something_while_the_next_build_starts(pair, lab, upgraded):
+    """Goal: a log file that is moved away after the next build has opened it is written anew by that, too."""
+    log = lab.server.home / "proxy.log"
+    build = Build(lab.server, SPROXY)
+    program = lab.server.start(build.path, "--keeper", "--log-file", log, *pair.options, SPROXY_PORT,
+                               f"127.0.0.1:{DAEMON_PORT}")
+    pair.started.append(program)
+    until(lambda: log.exists() and " listening " in log.read_text(), PATIENCE_S, "it listens")
+    if upgraded:
+        assert "has taken over" in build.upgrade()
+    build.install(builds.WAITS)
+    program.process.send_signal(signal.SIGUSR2)
+    build.await_start()
+    log.rename(f"{log}.1")
+    program.process.send_signal(signal.SIGHUP)
+    until(lambda: log.exists() and " reloaded" in log.read_text(), PATIENCE_S, "the running one has a new file")
+    build.let_go()
+    until(lambda: " reloaded" in log.read_text().partition(" reloaded")[2], PATIENCE_S, "and so has the next build")
+    assert program.stop() == 0
 
 
 def test_upgrades_leave_nothing(kept):
@@ -247,6 +309,7 @@ def test_a_program_that_is_ending_is_not_upgraded(kept):
     kept.cproxy.signal(signal.SIGTERM)
     kept.cproxy.event("stopping")
     kept.cproxy.process.send_signal(signal.SIGUSR2)
+    assert kept.cproxy.event("upgrade-failed")["why"] == "the program is ending"
     assert "the program is ending" in ask_upgrade(kept.lab.client, "cproxy")
     assert not kept.cproxy.events("upgraded")
     kept.cproxy.stop(signal.SIGKILL)

@@ -185,6 +185,43 @@ def test_workers_die_between_upgrades(crew):
 
 @OVER_TCP
 @pytest.mark.parametrize("upgraded", [False, True])
+def test_the_first_worker_dies_while_the_next_build_starts(crew, upgraded):
+    """Goal: it speaks for all, and so does the next one: what was asked for is done."""
+    if upgraded:
+        crew.upgrade()
+    worker = workers_of(crew.sproxy)[0]
+    crew.build.install(builds.WAITS)
+    crew.sproxy.process.send_signal(signal.SIGUSR2)
+    crew.build.await_start()
+    os.kill(worker, signal.SIGKILL)
+    crew.sproxy.event("worker-died")
+    assert crew.goes_on()
+    crew.build.let_go()
+    crew.sproxy.event("upgraded", 2 if upgraded else 1, within=builds.LATEST_S)
+    assert crew.goes_on()
+    assert not crew.sproxy.events("upgrade-failed")
+
+
+@OVER_TCP
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_told_something_while_the_next_build_starts(crew, upgraded):
+    """Goal: the next build is told it, too: by then it may have read what was to be read again."""
+    if upgraded:
+        crew.upgrade()
+    workers_of(crew.sproxy)
+    crew.build.install(builds.WAITS)
+    crew.sproxy.process.send_signal(signal.SIGUSR2)
+    crew.build.await_start()
+    crew.sproxy.process.send_signal(signal.SIGHUP)
+    crew.sproxy.event("reloaded", 2)
+    crew.build.let_go()
+    crew.sproxy.event("reloaded", 4, within=builds.LATEST_S)
+    assert len(crew.sproxy.events("upgraded")) == (2 if upgraded else 1)
+    assert crew.goes_on()
+
+
+@OVER_TCP
+@pytest.mark.parametrize("upgraded", [False, True])
 def test_a_worker_dies_in_the_middle(crew, upgraded):
     """Goal: one worker has given everything away and has ended, the other one dies before that: both go on, with new
     workers that have everything; whoever decides is the main process, or one behind it."""
