@@ -111,6 +111,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
         self._failed_names = 0
         self._access: AccessFile | None = None
         self._access_failed = False
+        self._log_fd: int | None = None  # once it was reopened
         # By number: the workers that have not answered, and whom to call when all have.
         self._questions: dict[int, tuple[set[int], Callable[[], object]]] = {}
         self._next_question = 1
@@ -207,6 +208,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
         self._loop.call_later(ACCESS_LOOK_US, self._follow_access)
 
     def reopen_log(self, fd: int) -> None:
+        self._log_fd = fd
         for worker in self._pool.alive:
             worker.send("log", fds=[fd])
 
@@ -367,7 +369,9 @@ class Supervisor(Datapath, WorkerPoolObserver):
     # ---- workers
 
     def on_started(self, worker: WorkerProcess) -> None:
-        """Tell the new process everything."""
+        """Tell the new process everything: the one before may have died without hearing it."""
+        if self._log_fd is not None:
+            worker.send("log", fds=[self._log_fd])
         self._send_access(worker)
         self._send_rules(worker, list(self._entries.values()))
 

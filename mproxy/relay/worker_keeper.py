@@ -26,6 +26,7 @@ from collections.abc import Callable
 from mproxy.io._loop import Loop
 from mproxy.io.descriptors import close_others, open_descriptors
 from mproxy.keeper._clone import clone_worker
+from mproxy.keeper.program_text import ProgramText
 from mproxy.relay.tcp._survivors import keep_pairs, whose_turn
 from mproxy.relay.worker_channel import receive_now, send_now
 
@@ -79,13 +80,14 @@ def _be_worker(line: socket.socket, serve: Serve) -> None:
 
 def _obey(line: socket.socket, serve: Serve) -> None:
     loop = Loop()
-    kept = set(open_descriptors())
+    kept, text = set(open_descriptors()), ProgramText()
     while (order := receive_now(line)) is not None:
         (_start, condemned), [channel] = order
         pid = clone_worker()
         if pid == 0:
             loop.renew()
             serve(loop, socket.socket(fileno=channel), kept | {channel}, set(condemned))
+        text.let_go()
         with contextlib.suppress(OSError):  # the supervisor has ended: the worker will, too
             send_now(line, "started", pid)
         _pid, status = os.waitpid(pid, 0)

@@ -6,7 +6,7 @@ one of these states:
     starting   asked for, has not said `ready` yet
     running    serves
     waiting    died; its successor comes after a delay, which grows while they die young
-    ended      died while the relay stops: no successor
+    ended      has finished while the relay stops, or had died before that could be: no successor
 
 The successor has the connections of the one before it. Only when they die young again and again is the keeper ended,
 and with it all that they have left.
@@ -151,7 +151,7 @@ class WorkerPool:
         self._observer = observer
         self._outlives = outlives
         self._prepare = prepare
-        self._draining = False
+        self._drain_until: int | None = None  # the relay stops
         self._max_connections = 0
         self._tally = Tally(count)
         self.workers = [WorkerProcess(number) for number in range(count)]
@@ -173,18 +173,26 @@ class WorkerPool:
         return [worker for worker in self.workers if worker.channel is not None]
 
     def drain(self, patience_us: int) -> None:
-        """Let every worker finish; from now on none is replaced."""
-        self._draining = True
+        """Let every worker finish. One that dies meanwhile has a successor as ever, if there is something to finish."""
+        self._drain_until = self._loop.now() + patience_us
         self.send("drain", patience_us)
         self._loop.call_later(patience_us + LOOK_US, self.kill)
         for worker in self.workers:
-            if worker.state == WAITING:
+            if worker.state == WAITING and self._has_more_to_do(worker):
+                self._start(worker)
+            elif worker.state == WAITING:
                 self._end(worker)
         self._tell_if_ended()
 
+    def _has_more_to_do(self, worker: WorkerProcess) -> bool:
+        """Whether what a dead worker has left is to go on: always, but in the end."""
+        if self._drain_until is None:
+            return True
+        return self._outlives and worker.keeper is not None and self._loop.now() < self._drain_until
+
     def kill(self) -> None:
         """End those that are left at once."""
-        self._draining = True
+        self._drain_until = 0
         for worker in self.workers:
             worker.kill()
             if worker.keeper is not None:
@@ -193,8 +201,6 @@ class WorkerPool:
     # ---- birth
 
     def _start(self, worker: WorkerProcess) -> None:
-        if self._draining:
-            return
         if worker.keeper is None:
             worker.keeper = self._fork(worker)
         ours, its = pair()
@@ -204,6 +210,8 @@ class WorkerPool:
         worker.channel = WorkerChannel(self._loop, ours, partial(self._received, worker), worker.kill)
         self._observer.on_started(worker)
         worker.send("take_over")
+        if self._drain_until is not None:
+            worker.send("drain", max(0, self._drain_until - self._loop.now()))
 
     def _fork(self, worker: WorkerProcess) -> KeeperProcess:
         ours, its = pair()
@@ -277,7 +285,7 @@ class WorkerPool:
         pid, is_own_fault = worker.pid, worker.hangs or is_crash(status)
         worker.forget()
         self._observer.on_died(worker)
-        if self._draining:
+        if self._drain_until is not None and (status == 0 or not self._has_more_to_do(worker)):
             self._end(worker)
             self._tell_if_ended()
             return
@@ -299,8 +307,12 @@ class WorkerPool:
             "worker-died", worker=worker.number, pid=pid, why=say_ending(status),
             restart=f"{delay_us / 1e6:.1f}s" if delay_us else "now")
         if delay_us:
-            self._loop.call_later(delay_us, lambda: self._start(worker))
+            self._loop.call_later(delay_us, lambda: self._start_if_due(worker))
         else:
+            self._start(worker)
+
+    def _start_if_due(self, worker: WorkerProcess) -> None:
+        if worker.state == WAITING and self._has_more_to_do(worker):
             self._start(worker)
 
     def _reap(self, worker: WorkerProcess, keeper: KeeperProcess) -> None:
@@ -310,12 +322,15 @@ class WorkerPool:
             return
         worker.keeper = None
         self._tally.forget(worker.number)
-        if worker.channel is None:
-            return  # it is known, and when there will be another one
+        if worker.channel is None:  # it is known, and when there will be another one, if there will
+            if worker.state == WAITING and not self._has_more_to_do(worker):
+                self._end(worker)
+                self._tell_if_ended()
+            return
         pid = worker.pid
         worker.forget()
         self._observer.on_died(worker)
-        if self._draining:
+        if self._drain_until is not None:
             worker.state = ENDED
             self._tell_if_ended()
         else:

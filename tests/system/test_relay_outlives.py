@@ -14,6 +14,7 @@ from conversations import ENDINGS, PATIENCE_S, Meeting, MixedLoad, still_joined
 from lab import CRASH, HERE, outage, until
 from relays import RELAY, SERVER
 from test_fault_points import Faults
+from test_kept_programs import resident_bytes
 from traffic import ends_by_reset, pattern, read_exactly, read_pattern
 
 KEPT = (sys.executable, Path(__file__).with_name("kept_relay.py"))
@@ -63,6 +64,58 @@ class Victims:
 def start(relay, *rules, workers=1, options=(), **more):
     return Victims(relay, relay.start(
         *rules or [RULE], options=["--workers", str(workers), "--log-level", "debug", *options], prefix=KEPT, **more))
+
+
+def test_who_dies_while_the_relay_stops_has_a_successor(relay, meeting):
+    """Goal: connections have their --drain-timeout with that one, too; whatever the dead one had heard."""
+    victims = start(relay)
+    app, daemon = meeting.joined()
+    [worker] = victims.pids
+    os.kill(worker, signal.SIGSTOP)
+    victims.program.process.send_signal(signal.SIGTERM)
+    victims.program.event("stopping")
+    victims.kill(worker)
+    assert still_joined(app, daemon)
+    victims.kill(*victims.pids[-1:])
+    assert still_joined(app, daemon)
+    app.close()
+    assert read_exactly(daemon, 0) == b"" and daemon.recv(1) == b""
+    daemon.close()
+    assert victims.program.wait() == 0
+    victims.verify()
+
+
+def test_who_dies_before_it_reopens_the_log(relay, meeting, tmp_path):
+    """Goal: the next one writes to the new file."""
+    log = tmp_path / "relay.log"
+    program = relay.start(RULE, options=["--workers", "1", "--log-file", log], ready=False)
+    until(lambda: log.exists() and " ready " in log.read_text(), PATIENCE_S, "it is ready")
+    app, daemon = meeting.joined()
+    [keeper] = children_of(program.process.pid)
+    [worker] = children_of(keeper)
+    os.kill(worker, signal.SIGSTOP)
+    log.rename(f"{log}.1")
+    program.process.send_signal(signal.SIGHUP)
+    until(log.exists, PATIENCE_S, "there is a new file")
+    os.kill(worker, signal.SIGKILL)
+    assert still_joined(app, daemon)
+    until(lambda: " taken-over " in log.read_text(), PATIENCE_S, "the next worker writes to it")
+
+
+def test_who_is_killed_where_memory_is_short(relay, meeting):
+    """Goal: the worker, not the keeper, with which all its connections end."""
+    victims = start(relay)
+    app, daemon = meeting.joined()
+    for _ in range(3):
+        [keeper] = children_of(victims.program.process.pid)
+        until(lambda keeper=keeper: resident_bytes(keeper) < resident_bytes(children_of(keeper)[0]), PATIENCE_S,
+              "the keeper is the smaller one")
+        victims.kill(victims.pids[-1])
+    assert still_joined(app, daemon)
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_without_a_keeper(relay, meeting):
