@@ -38,6 +38,7 @@ class Attendant:
             self._pass_on(pid, number)
         status = self._reap(pid)
         while status is None:
+            self._begin_upgrade()
             number = self._incoming.wait()
             status = self._reap(pid)
             if status is not None and number != signal.SIGCHLD:
@@ -73,8 +74,11 @@ class Attendant:
         elif self.is_told_to_stop:
             self._log.error("upgrade-failed", why=ENDING)
         else:
+            self._upgrades.want()
+
+    def _begin_upgrade(self) -> None:
+        if self._upgrades is not None and (self.in_front or self.orders.is_heard) and self._upgrades.begin_if_wanted():
             self._since_upgrade.clear()
-            self._upgrades.begin()
 
     def _reap(self, pid: int) -> int | None:
         """How process `pid` has ended; None: it runs. As the first process of a container we get orphans, too."""

@@ -91,6 +91,8 @@ class Branches:
             branch = self._start_due(main)
             if branch is not None:
                 return work(branch.number, branch, ())
+            if self._upgrades.begin_if_wanted():
+                self._since_upgrade.clear()
             self._wait()
             self._reap()
             if self._are_given_up():
@@ -162,8 +164,7 @@ class Branches:
         if self._stopping:
             self._log.error("upgrade-failed", why=ENDING)
         else:
-            self._since_upgrade.clear()
-            self._upgrades.begin()
+            self._upgrades.want()
 
     def _pass_on(self, number: int) -> None:
         if number in STOPPING:

@@ -85,6 +85,7 @@ class Keeper:
         inherited, text = Inherited(given), ProgramText()
         while True:
             began_at = time.monotonic_ns()
+            self.orders.await_worker()
             pid = clone_worker()
             if pid == 0:
                 self._become_worker(inherited)
@@ -111,6 +112,7 @@ class Keeper:
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or its log would stop it where `stty tostop` is set
         pay_no_heed()
         inherited.close_strangers(self._claim)
+        self.orders.hear()
         self._loop.renew()
 
     def let_signals_through(self) -> None:

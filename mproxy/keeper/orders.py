@@ -6,6 +6,7 @@ carried out, and the next worker is told.
 from __future__ import annotations
 
 import mmap
+import os
 import signal
 
 from mproxy.keeper.signals import STOPPING, pass_on
@@ -21,7 +22,7 @@ ORDERS = (*STOPPING, signal.SIGHUP, signal.SIGUSR1)
 MOST_TRIES = 5
 
 # Where in the page: by signal how often it was given and carried out, as bytes that go round, and the rest.
-_GIVEN, _DONE, _STOPS, _TRIES, _SPOILT = 0, 64, 128, 129, 130
+_GIVEN, _DONE, _STOPS, _TRIES, _SPOILT, _READY = 0, 64, 128, 129, 130, 131
 
 
 class Orders:
@@ -31,6 +32,16 @@ class Orders:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
 
     # ---- in the keeper
+
+    def await_worker(self) -> None:
+        """The next one is about to begin."""
+        self._page[_READY] = 0
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a worker that has closed what the one before has left; what the keeper opens until then it
+        may close, too."""
+        return bool(self._page[_READY])
 
     def give(self, pid: int, number: int) -> None:
         """Pass signal `number` on to process `pid`."""
@@ -55,6 +66,11 @@ class Orders:
         return bool(self._page[_STOPS])
 
     # ---- in the worker
+
+    def hear(self) -> None:
+        """It has what it begins with, and no more."""
+        self._page[_READY] = 1
+        os.kill(os.getppid(), signal.SIGCHLD)  # so that the keeper looks
 
     def carry_out(self, number: int, what: Callable[[], object]) -> None:
         """Do `what` signal `number` means. Of those that come meanwhile one is left to be done."""

@@ -52,7 +52,7 @@ class Upgrades:
         self._command = command_line()
         self._main = os.getpid()
         self._pid: int | None = None  # of the next build, until it serves
-        self._again = False  # somebody has asked for another one meanwhile
+        self._is_wanted = False
 
     @property
     def is_main(self) -> bool:
@@ -65,14 +65,16 @@ class Upgrades:
         knows."""
         return self._pid is not None or not self.is_main
 
-    def begin(self) -> None:
-        """Start the next build; if there is one already, when that has ended or serves: what is installed now may not
-        be what that one is."""
-        if self._end is None:
-            return
-        self._again = self._pid is not None
-        if self._again:
-            return
+    def want(self) -> None:
+        """The next build is to be started as soon as that can be; if there is one already, when that has ended or
+        serves: what is installed now may not be what that one is."""
+        self._is_wanted = True
+
+    def begin_if_wanted(self) -> bool:
+        """Whether it is started now."""
+        if self._end is None or not self._is_wanted or self._pid is not None:
+            return False
+        self._is_wanted = False
         try:
             ours, theirs = make_sockets()
             with ours, theirs:
@@ -82,6 +84,7 @@ class Upgrades:
                 say(self._end, {"successor": self._pid}, [ours.fileno()])
         except OSError as error:
             self._tell_end(f"it cannot be started: {error.strerror}", begun=False)
+        return self._pid is not None
 
     def drop(self) -> None:
         """There is to be no next build now, however far it is; where another process is the main one it ends by
@@ -97,8 +100,6 @@ class Upgrades:
         hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
         self._tell_end(f"it was not ready within {PATIENCE_S} s" if hung else (
             f"it ended before it was ready: {say_ending(status)}"))
-        if self._again:
-            self.begin()
 
     def is_handed_over(self, status: int) -> bool:
         """Whether what served until now has ended so that the next build can begin."""
@@ -115,8 +116,6 @@ class Upgrades:
         say(self._end, {"go": True})
         close_others({self._end.fileno(), self.worker_end.fileno()})
         forget_arena()
-        if self._again:
-            self.begin()
         return pid
 
     def hand_on(self, log: Logger) -> int:
