@@ -47,13 +47,16 @@ successor.VERSION = handing_over.VERSION = 1
 """
 
 
+# It may take as long to start as a busy host needs.
+PATIENT = "import signal; signal.alarm(0)"
 # It has started, and takes over when it is told (Build.await_start, let_go).
 WAITS = """
-import os, signal, time, mproxy.keeper.successor as successor
+import os, signal, time
+signal.alarm(0)
+import mproxy.keeper.successor as successor
 place = os.path.dirname(sys.argv[0])
 def late(function):
     def wait(*arguments):
-        signal.alarm(0)
         open(os.path.join(place, 'waits'), 'w').close()
         while not os.path.exists(os.path.join(place, 'go')):
             time.sleep(0.01)
@@ -64,7 +67,9 @@ successor.Successor.ask_for_all = late(successor.Successor.ask_for_all)
 """
 # It has the worker of the running one killed, while the main process is the one that was started.
 KILLS = """
-import os, mproxy.keeper.successor as successor
+import os, signal
+signal.alarm(0)
+import mproxy.keeper.successor as successor
 take_over = successor.Successor.take_over
 def kill(*arguments):
     with open(f'/proc/{os.getppid()}/task/{os.getppid()}/children') as children:

@@ -233,7 +233,7 @@ def test_asked_for_again_while_the_next_build_starts(kept):
     kept.server.install(builds.WAITS)
     kept.sproxy.process.send_signal(signal.SIGUSR2)
     kept.server.await_start()
-    kept.server.install()
+    kept.server.install(builds.PATIENT)
     kept.sproxy.process.send_signal(signal.SIGUSR2)
     until(lambda: not is_pending(kept.sproxy.pid, signal.SIGUSR2), 10, "the main process has heard it")
     kept.server.let_go()
