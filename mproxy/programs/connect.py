@@ -171,6 +171,7 @@ def bootstrap(ssh: list[str], user: str, name: str, port: int, sproxy: str) -> s
     """The shell command that joins the sproxy there, or starts it. ssh_config has its say under the host's `name`."""
     if user.startswith("-") or name.startswith("-"):
         raise UsageError("neither user nor host may begin with a hyphen")
-    there = shell_words(["sh", "-c", f'PATH="{MORE_PATH}"; exec {sproxy} --attach --start'])
+    look = "command -v sproxy >/dev/null || exit 127; " if sproxy == "sproxy" else ""  # without the shell's own words
+    there = shell_words(["sh", "-c", f'PATH="{MORE_PATH}"; {look}exec {sproxy} --attach --start'])
     words = [*ssh, *BARE, "-p", str(port), *(["-l", user] if user else []), "--", name, f"exec {there}"]
     return f"export {BOOTSTRAP}=1; exec {shell_words(words)}"

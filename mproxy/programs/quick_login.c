@@ -19,7 +19,8 @@
 /* As programs/connect.py. */
 #define BARE "-T -a -x -o ClearAllForwardings=yes -o ControlMaster=no -o ControlPath=none -o RemoteCommand=none " \
              "-o PermitLocalCommand=no -o LogLevel=ERROR"
-#define THERE "PATH=\"$PATH:$HOME/.local/bin:/usr/local/bin\"; exec sproxy --attach --start"
+#define THERE "PATH=\"$PATH:$HOME/.local/bin:/usr/local/bin\"; command -v sproxy >/dev/null || exit 127; " \
+              "exec sproxy --attach --start"
 
 static const char IN_USER[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_";
 static const char IN_HOST[] = "abcdefghijklmnopqrstuvwxyz0123456789.-"; /* capitals are for Python to make small */

@@ -125,6 +125,7 @@ def test_without_mproxy_there_one_line_says_what_to_do(lab):
     (line,) = [line for line in done.stderr.splitlines() if "mproxy" in line]
     assert f"mproxy is not installed on {lab.server_address}" in line and "ssh -o ProxyCommand=none" in line
     assert f"'mproxy push root@server:{SSHD_PORT}'" in line
+    assert "via-says" not in done.stderr, "nor does the shell there say it in its own words"
 
 
 @pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="what is pushed runs without the sanitizers")
