@@ -443,7 +443,7 @@ def test_key_removed_while_there_is_no_carrier(pair, lab):
 
 def test_expiry_ends_a_session(pair, lab):
     """Goal: a key that expires loses its session at that moment, not at its next connection."""
-    authorize(lab, 2, options=f'expiry="{in_utc(3)}" ')
+    authorize(lab, 2, options=f'expiry="{in_utc(10)}" ')
     pair.echo()
     pair.start()
     app = pair.app()
