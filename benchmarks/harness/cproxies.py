@@ -202,7 +202,7 @@ class Cproxy(EndpointObserver, DialObserver):
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
         self._crowd.count(-1)
-        self._dialer.start()
+        self._dial()
 
     def on_resumed(self, endpoint: Endpoint) -> None:
         self._in_doubt = False
@@ -210,14 +210,22 @@ class Cproxy(EndpointObserver, DialObserver):
     def on_suspect(self, endpoint: Endpoint) -> None:
         self._in_doubt = True
         self._doubt_at = self._crowd.loop.now()
-        self._dialer.start()
+        self._dial()
 
     on_denied = on_suspect
 
     def on_revived(self, endpoint: Endpoint) -> None:
         self._crowd.count(1)
+        if not self.still_wanted():
+            self._dialer.ease()
 
     def on_waiting(self, endpoint: Endpoint) -> None:
+        self._dial()
+
+    def _dial(self) -> None:
+        """Beside the carrier that is there, which may be the first to work again."""
+        if self.endpoint.carrier is not None:
+            self.endpoint.carrier.seek()
         self._dialer.start()
 
     def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:

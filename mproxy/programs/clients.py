@@ -56,6 +56,7 @@ class Client:
         self.outages = Outages(heartbeat_us)
         self.lost_at: int | None = None  # the last carrier's last byte
         self.end_timer: Timer | None = None  # of --session-ttl
+        self.revived_at: int | None = None  # the carrier that counted as lost worked again, which is not noted yet
         self.resumed = False   # had a carrier before
         self.attached_at = 0   # when it got its newest carrier
         self.probed_at: int | None = None  # when that carrier was last made to show that it is alive

@@ -24,6 +24,7 @@ from mproxy.programs.client_log import ClientLog
 from mproxy.programs.client_record import understands
 from mproxy.programs.clients import Client, Clients
 from mproxy.programs.common import Drain, advertised_address, log_killed, open_listeners
+from mproxy.programs.cycles import Cycles
 from mproxy.programs.daemons import Daemons
 from mproxy.programs.datagram_targets import DatagramTargets
 from mproxy.programs.greeting import Reception
@@ -151,6 +152,7 @@ class Sproxy(Program, EndpointObserver, Inspected):
         return self._crew.open_desk(loop, log, name, commands)
 
     def start(self) -> None:
+        Cycles().begin()
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
         self._admission.address = advertised_address(self._config, self._listening)
@@ -232,6 +234,7 @@ class Sproxy(Program, EndpointObserver, Inspected):
 
     def _forget(self, client: Client, why: str, level: str = "info") -> None:
         session = client.endpoint.session
+        self._note_revival(client)
         client.set_end_timer(None)
         self._places.forget(client)
         self._clients.remove(client)
@@ -245,8 +248,9 @@ class Sproxy(Program, EndpointObserver, Inspected):
 
     def on_resumed(self, endpoint: Endpoint) -> None:
         client = self._clients.of(endpoint)
+        self._note_revival(client)
         if client.resumed:
-            self._works_again(client, endpoint.session.streams.resend_bytes)
+            self._works_again(client, self._loop.now(), endpoint.session.streams.resend_bytes)
             return
         client.end_outage(self._loop.now(), 0)
         self._carriers.connected(client)
@@ -254,15 +258,23 @@ class Sproxy(Program, EndpointObserver, Inspected):
     def on_revived(self, endpoint: Endpoint) -> None:
         client = self._clients.of(endpoint)
         client.set_end_timer(None)
-        client.attached_at = self._loop.now()
-        self._works_again(client, 0)
+        client.attached_at = client.revived_at = self._loop.now()
+        self._loop.call_slow(partial(self._note_revival, client))
 
-    def _works_again(self, client: Client, resent: int) -> None:
-        self._carriers.resumed(client, client.end_outage(self._loop.now(), resent), resent)
+    def _note_revival(self, client: Client) -> None:
+        """What a carrier that works again costs besides: when thousands come back, that is not to hold up those who
+        have been there all the time."""
+        at, client.revived_at = client.revived_at, None
+        if at is not None and self._clients.find(client.session_id) is client:
+            self._works_again(client, at, 0)
+
+    def _works_again(self, client: Client, at: int, resent: int) -> None:
+        self._carriers.resumed(client, client.end_outage(at, resent), resent)
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
         """The carrier is gone, or silent; the session waits for the next."""
         client = self._clients.of(endpoint)
+        self._note_revival(client)
         client.begin_outage(why)
         self._reception.known_at(client.host)
         self._carriers.lost(client, why)
@@ -390,6 +402,7 @@ class Sproxy(Program, EndpointObserver, Inspected):
 
     def _inspect_client(self, client: Client) -> dict[str, Any]:
         now = self._loop.now()
+        self._note_revival(client)
         return session_facts(client.endpoint, client.outages, now) | {
             "peer": client.host, **client.say_key(), "age_s": seconds(now - client.began_at), "next_try_s": None}
 

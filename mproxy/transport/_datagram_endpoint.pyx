@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset
 
 from mproxy.ground._clock cimport NEVER
 from mproxy.transport._arrivals cimport address_of, end_of_run, sender_of, source_of
+from mproxy.transport._backlog cimport Postponed
 from mproxy.transport._channel cimport Transmit
 from mproxy.transport._listener cimport ListenResult, put_unknown
 from mproxy.transport._connection cimport Denial
@@ -45,6 +46,10 @@ cdef class DatagramEndpoint:
             raise OSError(errno, os.strerror(errno))
         self.due_at = NEVER
         if observer is not None:
+            self.backlog = Backlog()
+            self.late_work.run = run_late
+            self.late_work.owner = <void *>self
+            self.late_work.slow = True
             self.listener = Listener(config, os.urandom(16), detours.routing if detours is not None else None)
         if config.answer_to:
             self.has_answer_to = True
@@ -119,6 +124,9 @@ cdef class DatagramEndpoint:
         for link in list(self.links.all.values()):
             self.links.remove(link)
         self.loop.unschedule(&self.work)
+        if self.backlog is not None:
+            self.loop.unschedule(&self.late_work)
+            self.backlog.drop_all()
         self.alarm.close()
         for i in range(self.sockets):
             self.loop.close(&self.sources[i])
@@ -131,6 +139,7 @@ cdef class DatagramEndpoint:
     # ---- a turn
 
     cdef void run(self) noexcept:
+        """A turn."""
         cdef int64_t now = self.loop.now_us
         cdef Link link
         cdef bint again = False
@@ -145,6 +154,13 @@ cdef class DatagramEndpoint:
         for link in due:
             link.connection.handle_timeout(now)
             link.wake()
+        self.serve(now)
+        if again or (self.links.waiting and self.sending is None):
+            self.loop.schedule(&self.work)
+
+    cdef void serve(self, int64_t now) noexcept:
+        """Give each link its turn to which something has happened, and set the timer."""
+        cdef Link link
         waiting, self.links.waiting = self.links.waiting, []
         for link in waiting:
             link.active = False
@@ -166,8 +182,30 @@ cdef class DatagramEndpoint:
                 self.links.note_deadline(link)
         self.due_at = self.links.due()
         self.alarm.set(self.due_at)
-        if again or (self.links.waiting and self.sending is None):
+
+    cdef void run_late(self) noexcept:
+        """Act on some packets that have waited. Their links have their turns here, too: it is for the same peers."""
+        cdef int64_t now = self.loop.now_us
+        cdef Postponed *run
+        cdef Slot slot
+        cdef int left = LATE_A_TURN
+        if self.sockets == 0:
+            return
+        memset(&slot, 0, sizeof(slot))
+        while left > 0 and self.backlog.all.count > 0:
+            left -= 1
+            run = self.backlog.take()
+            slot.data = run.data
+            slot.length = run.length
+            slot.segment = run.segment
+            slot.local = run.local
+            self.give(self.links.names.find(packet_id(run.data)), &slot, 0, run.length, &run.source, now)
+            free(run)
+        self.serve(now)
+        if self.links.waiting and self.sending is None:
             self.loop.schedule(&self.work)
+        if self.backlog.all.count > 0:
+            self.loop.schedule(&self.late_work)
 
     cdef bint read(self, int index, int64_t now) noexcept:
         """Read what the socket has; true when there may be more."""
@@ -210,9 +248,24 @@ cdef class DatagramEndpoint:
         if packet_type(slot.data + begin, min(slot.segment, end - begin)) == 0:
             return
         link = self.links.names.find(packet_id(slot.data + begin))
+        if link is None and self.detours is not None and not sent_on and self.detours.take(slot, begin, end, source):
+            return
+        if self.backlog is not None and self.can_wait(link, now):
+            self.backlog.add(slot, begin, end, source)
+            self.loop.schedule(&self.late_work)
+        else:
+            self.give(link, slot, begin, end, source, now)
+
+    cdef bint can_wait(self, Link link, int64_t now) noexcept:
+        """Whether packets for that link (None: there is none yet) are of somebody who only comes, or comes back."""
+        return link is None or not link.admitted or (
+            now - link.connection.received_at > link.connection.keepalive_us)
+
+    cdef void give(self, Link link, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source,
+                   int64_t now) noexcept:
+        """Act on the packets of one connection; None: there is none yet."""
         if link is None:
-            if self.detours is None or sent_on or not self.detours.take(slot, begin, end, source):
-                self.take_new(slot, begin, end, source, now)
+            self.take_new(slot, begin, end, source, now)
             return
         link.connection.receive_run(slot.data + begin, end - begin, slot.segment, source, now)
         if link.connection.path.ids.heard_more:
@@ -378,6 +431,10 @@ _endpoints = set()  # open endpoints: the kernel holds pointers to their sources
 
 cdef void run_endpoint(Work *work) noexcept:
     (<DatagramEndpoint>work.owner).run()
+
+
+cdef void run_late(Work *work) noexcept:
+    (<DatagramEndpoint>work.owner).run_late()
 
 
 cdef void socket_ready(Source *source, uint32_t events) noexcept:

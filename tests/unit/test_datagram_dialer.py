@@ -99,3 +99,17 @@ def test_the_carrier_in_doubt_works_again_before_hello(bench, answers):
     bench.dialer.start()
     bench.loop.run(1)
     assert len(bench.links) == 2
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+def test_the_carrier_that_was_lost_works_again(bench, answers):
+    """Goal: the dial beside it is over at once, and no keys are agreed on that nobody needs; but once HELLO was said
+    sproxy may have closed that carrier, and the dial goes on to its end."""
+    link = bench.start()
+    for data in [b"first", b"second"][:answers]:
+        bench.handler.on_handshake(link, data)
+    bench.observer.wanted = False
+    bench.dialer.ease()
+    assert link.aborted == (answers < 2) and bench.dialer.running == (answers == 2)
+    bench.loop.run(5)
+    assert len(bench.links) == 1
