@@ -60,12 +60,16 @@ cdef EVP_PKEY *private_key(int kind, key) except NULL:
     return made
 
 
-cdef bytes public_of(int kind, key):
+cdef bytes public_of(int kind, key, EVP_PKEY **kept=NULL):
+    """The public key of a private one, whose libcrypto's form is `kept` for the caller to free."""
     cdef EVP_PKEY *private = private_key(kind, key)
     cdef bytes public = PyBytes_FromStringAndSize(NULL, KEY_BYTES)
     cdef size_t length = KEY_BYTES
     cdef bint right = EVP_PKEY_get_raw_public_key(private, <uint8_t *>PyBytes_AS_STRING(public), &length) == 1
-    EVP_PKEY_free(private)
+    if kept != NULL:
+        kept[0] = private
+    else:
+        EVP_PKEY_free(private)
     if not right:
         raise MemoryError
     return public
@@ -109,28 +113,33 @@ def ed25519_verify(public, bytes signature, bytes data):
     return right
 
 
-def x25519_public_of(private):
-    """The public key of an X25519 private key, which is 32 bytes; ValueError if it is not."""
-    return public_of(EVP_PKEY_X25519, private)
+cdef class X25519Key:
+    """An X25519 private key that is used more than once: making libcrypto's form of it costs as much as an agreement."""
 
+    cdef EVP_PKEY *key
+    cdef readonly bytes public  # 32 bytes
 
-def x25519_agree(private, public):
-    """What both sides of an exchange arrive at: 32 bytes. ValueError if either is not a key, or if the public one is of
-    low order, so that anybody would arrive at the same."""
-    cdef const uint8_t *peer = key_bytes(public)
-    cdef EVP_PKEY *ours = private_key(EVP_PKEY_X25519, private)
-    cdef EVP_PKEY *theirs = EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, peer, KEY_BYTES)
-    cdef EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(ours, NULL)
-    cdef bytes secret = PyBytes_FromStringAndSize(NULL, KEY_BYTES)
-    cdef size_t length = KEY_BYTES
-    cdef bint right
-    right = (theirs != NULL and context != NULL and EVP_PKEY_derive_init(context) == 1
-             and EVP_PKEY_derive_set_peer(context, theirs) == 1
-             and EVP_PKEY_derive(context, <uint8_t *>PyBytes_AS_STRING(secret), &length) == 1)
-    EVP_PKEY_CTX_free(context)
-    EVP_PKEY_free(theirs)
-    EVP_PKEY_free(ours)
-    if not right:
-        ERR_clear_error()
-        raise ValueError("the public key is not usable")
-    return secret
+    def __init__(self, private):
+        """ValueError if it does not have 32 bytes."""
+        self.public = public_of(EVP_PKEY_X25519, private, &self.key)
+
+    def __dealloc__(self):
+        EVP_PKEY_free(self.key)
+
+    def agree(self, public):
+        """What both sides of an exchange arrive at: 32 bytes. ValueError if `public` is not a key, or is one of low
+        order, so that anybody would arrive at the same."""
+        cdef EVP_PKEY *theirs = EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, key_bytes(public), KEY_BYTES)
+        cdef EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(self.key, NULL)
+        cdef bytes secret = PyBytes_FromStringAndSize(NULL, KEY_BYTES)
+        cdef size_t length = KEY_BYTES
+        cdef bint right
+        right = (theirs != NULL and context != NULL and EVP_PKEY_derive_init(context) == 1
+                 and EVP_PKEY_derive_set_peer(context, theirs) == 1
+                 and EVP_PKEY_derive(context, <uint8_t *>PyBytes_AS_STRING(secret), &length) == 1)
+        EVP_PKEY_CTX_free(context)
+        EVP_PKEY_free(theirs)
+        if not right:
+            ERR_clear_error()
+            raise ValueError("the public key is not usable")
+        return secret

@@ -7,6 +7,7 @@ the connection has agreed on, so nobody between can change any of it.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import hmac
 import os
@@ -18,12 +19,13 @@ from mproxy.ground.errors import PeerError, UsageError
 from mproxy.ground.key_formats import PKCS8_PREFIX, SPKI_PREFIX, foreign_key, pem_block
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
-from mproxy.transport.noise import Handshake, NoiseError, x25519_private, x25519_public
+from mproxy.transport.noise import Handshake, NoiseError, x25519_key, x25519_public
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mproxy.ground._curves import X25519Key
     from mproxy.transport._link import Link
 
 
@@ -103,6 +105,11 @@ class Key:
         """The Ed25519 public key."""
         return ed25519_public_of(self.seed)
 
+    @functools.cached_property
+    def exchange_key(self) -> X25519Key:
+        """The key for the exchange."""
+        return x25519_key(self.seed)
+
 
 class KeyPair:
     """An Ed25519 key in the place of a Key: that of a proxy, of which its container for TLS is made, too.
@@ -115,6 +122,7 @@ class KeyPair:
     def __init__(self, pem: bytes | bytearray, path: str) -> None:
         self.seed = _seed_of(pem, path)
         self.public = ed25519_public_of(self.seed)
+        self.exchange_key = x25519_key(self.seed)
 
 
 def stretched(secret: bytes) -> bytes:
@@ -219,7 +227,7 @@ class Keying(KeyExchange):
                 raise NoiseError("the sides have keys of different kinds")
             self._suite, message = Suite(data[0]), data[1:]
         name, self._cipher = _NAMES[self._suite]
-        static = None if self._key.psk else x25519_private(self._key.seed)
+        static = None if self._key.psk else self._key.exchange_key
         prologue = link.prologue + bytes([self._suite]) + self._purpose
         handshake = Handshake(name, self._initiator, prologue, static=static, psk=self._key.psk or None)
         return handshake, message

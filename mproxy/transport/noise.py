@@ -14,7 +14,7 @@ import hmac
 import os
 
 from mproxy.ground._aead import AeadCipher
-from mproxy.ground._curves import x25519_agree, x25519_public_of
+from mproxy.ground._curves import X25519Key
 from mproxy.ground.errors import PeerError
 from mproxy.transport._noise_cipher import open_message, seal_message
 
@@ -46,15 +46,15 @@ class NoiseError(PeerError):
         super().__init__(None, reason)
 
 
-def generate_private() -> bytes:
-    """A fresh X25519 private key: 32 bytes."""
-    return os.urandom(KEY_BYTES)
+def generate_key() -> X25519Key:
+    """A fresh X25519 key."""
+    return X25519Key(os.urandom(KEY_BYTES))
 
 
-def _dh(private: bytes, public: bytes) -> bytes:
+def _dh(private: X25519Key, public: bytes) -> bytes:
     """DH() of section 12.1; a public key that gives all zeros is refused."""
     try:
-        return x25519_agree(private, public)
+        return private.agree(public)
     except ValueError:
         raise NoiseError("the peer's key is unusable (low order)") from None
 
@@ -142,20 +142,20 @@ class SymmetricState:
 class Handshake:
     """Section 5.3. Call `write` and `read` in turns, the initiator writes first, until `finished`; then `keys`.
 
-    `static` is the X25519 private key of a pattern with s, `psk` the 32 bytes of one with psk; `ephemeral` is for
+    `static` is the X25519 key of a pattern with s, `psk` the 32 bytes of one with psk; `ephemeral` is for
     tests alone. NoiseError when the peer's message is not what it should be; the handshake is over then.
     """
 
-    def __init__(self, name: str, initiator: bool, prologue: bytes = b"", *, static: bytes | None = None,
-                 psk: bytes | None = None, ephemeral: bytes | None = None) -> None:
+    def __init__(self, name: str, initiator: bool, prologue: bytes = b"", *, static: X25519Key | None = None,
+                 psk: bytes | None = None, ephemeral: X25519Key | None = None) -> None:
         _noise, pattern, _curve, cipher, _hash_name = name.split("_")
         self._messages = list(PATTERNS[pattern])
         self._symmetric = SymmetricState(name, cipher)
         self._initiator = initiator
         self._psk_mode = "psk" in pattern
-        # Empty: it does not exist, or not yet.
-        self._s, self._psk = static or b"", psk or b""
-        self._e, self._re = ephemeral or b"", b""
+        # None, or empty: it does not exist, or not yet.
+        self._s, self._psk = static, psk or b""
+        self._e, self._re = ephemeral, b""
         self.remote_static = b""  # the peer's X25519 public key, once it has shown it
         assert (psk is not None) == self._psk_mode and (psk is None or len(psk) == KEY_BYTES)
         self._symmetric.mix_hash(prologue)
@@ -179,12 +179,12 @@ class Handshake:
         symmetric, out = self._symmetric, b""
         for token in self._messages.pop(0):
             if token == "e":
-                self._e = self._e or generate_private()
-                public = x25519_public_of(self._e)
-                out += public
-                self._mix_e(public)
+                self._e = self._e or generate_key()
+                out += self._e.public
+                self._mix_e(self._e.public)
             elif token == "s":
-                out += symmetric.encrypt_and_hash(x25519_public_of(self._s))
+                assert self._s is not None
+                out += symmetric.encrypt_and_hash(self._s.public)
             else:
                 self._mix(token)
         return out + symmetric.encrypt_and_hash(payload)
@@ -226,6 +226,7 @@ class Handshake:
         mine, theirs = (token[0], token[1]) if self._initiator else (token[1], token[0])
         private = self._e if mine == "e" else self._s
         public = self._re if theirs == "e" else self.remote_static
+        assert private is not None
         self._symmetric.mix_key(_dh(private, public))
 
 
@@ -248,6 +249,6 @@ def x25519_public(ed25519_public: bytes) -> bytes:
     return ((1 + y) * pow(1 - y, -1, _P) % _P).to_bytes(32, "little")
 
 
-def x25519_private(ed25519_seed: bytes) -> bytes:
+def x25519_key(ed25519_seed: bytes) -> X25519Key:
     """The X25519 key of an Ed25519 private key: the scalar that RFC 8032 section 5.1.5 makes of it."""
-    return hashlib.sha512(ed25519_seed).digest()[:32]
+    return X25519Key(hashlib.sha512(ed25519_seed).digest()[:32])

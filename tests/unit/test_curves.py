@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from mproxy.ground._curves import ed25519_public_of, ed25519_sign, ed25519_verify, x25519_agree, x25519_public_of
+from mproxy.ground._curves import X25519Key, ed25519_public_of, ed25519_sign, ed25519_verify
 
 
 def test_ed25519_of_the_specification():
@@ -29,7 +29,7 @@ def test_x25519_of_the_specification():
     scalar = bytes.fromhex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4")
     point = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
     result = bytes.fromhex("c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552")
-    assert x25519_agree(scalar, point) == x25519_agree(bytearray(scalar), bytearray(point)) == result
+    assert X25519Key(scalar).agree(point) == X25519Key(bytearray(scalar)).agree(bytearray(point)) == result
 
 
 def test_both_libraries_agree():
@@ -38,9 +38,9 @@ def test_both_libraries_agree():
         key = Ed25519PrivateKey.from_private_bytes(one)
         assert ed25519_public_of(one) == key.public_key().public_bytes_raw()
         assert ed25519_sign(one, words) == key.sign(words)
-        public = x25519_public_of(other)
+        public = X25519Key(other).public
         assert public == X25519PrivateKey.from_private_bytes(other).public_key().public_bytes_raw()
-        assert x25519_agree(one, public) == (
+        assert X25519Key(one).agree(public) == (
             X25519PrivateKey.from_private_bytes(one).exchange(X25519PublicKey.from_public_bytes(public)))
 
 
@@ -48,13 +48,13 @@ def test_both_libraries_agree():
                                     bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")])
 def test_a_key_of_low_order_is_refused(public):
     with pytest.raises(ValueError, match="not usable"):
-        x25519_agree(os.urandom(32), public)
+        X25519Key(os.urandom(32)).agree(public)
 
 
 @pytest.mark.parametrize("key", [b"", bytes(31), bytearray(33)])
 def test_keys_of_another_length(key):
-    for use in (ed25519_public_of, x25519_public_of, lambda key: ed25519_sign(key, b""),
-                lambda key: x25519_agree(bytes(32), key), lambda key: x25519_agree(key, bytes(32))):
+    for use in (ed25519_public_of, X25519Key, lambda key: ed25519_sign(key, b""),
+                X25519Key(bytes(32)).agree):
         with pytest.raises(ValueError, match="32 bytes"):
             use(key)
     with pytest.raises(TypeError):

@@ -53,12 +53,12 @@ def test_the_stretched_one_is_the_same_everywhere(made):
 AFTERWARDS = """
 import sys
 from mproxy.transport.keying import Key
-from mproxy.transport.noise import Handshake, x25519_private
+from mproxy.transport.noise import Handshake, x25519_key
 key = Key(sys.argv[1])
 sys.meta_path.clear()
 assert len(key.public) == 32
 for protocol in ("Noise_XX_25519_AESGCM_SHA256", "Noise_XX_25519_ChaChaPoly_SHA256"):
-    Handshake(protocol, True, b"", static=x25519_private(key.seed)).write(b"")
+    Handshake(protocol, True, b"", static=x25519_key(key.seed)).write(b"")
 """
 
 

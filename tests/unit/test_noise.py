@@ -2,12 +2,11 @@
 
 import pytest
 
-from mproxy.ground._curves import x25519_public_of
 from mproxy.transport.noise import (
     Handshake,
     NoiseError,
-    generate_private,
-    x25519_private,
+    generate_key,
+    x25519_key,
     x25519_public,
 )
 
@@ -19,7 +18,7 @@ NAMES = [f"Noise_{pattern}_25519_{cipher}_SHA256" for pattern in ("NNpsk0", "XX"
 def sides(name, **theirs):
     """Initiator and responder; `theirs` are wrong values for the responder."""
     common = {"psk": PSK} if "psk" in name else {}
-    statics = [generate_private(), generate_private()] if "XX" in name else [None, None]
+    statics = [generate_key(), generate_key()] if "XX" in name else [None, None]
     arguments = {"prologue": b"both say so", **common}
     return (Handshake(name, True, static=statics[0], **arguments),
             Handshake(name, False, static=statics[1], **{**arguments, **theirs}))
@@ -105,8 +104,8 @@ def test_ed25519_keys_as_x25519_keys():
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     for _ in range(5):
         key = Ed25519PrivateKey.generate()
-        private = x25519_private(key.private_bytes_raw())
-        assert x25519_public(key.public_key().public_bytes_raw()) == x25519_public_of(private)
+        private = x25519_key(key.private_bytes_raw())
+        assert x25519_public(key.public_key().public_bytes_raw()) == private.public
 
 
 @pytest.mark.parametrize("key", [b"\1" + bytes(31), bytes([0xFF] * 31 + [0x7F])])

@@ -7,6 +7,7 @@ They are those of cacophony, of the Noise project's wiki ("Test vectors"), as ke
 import pytest
 from tests.drivers._datagram import DrivenKey
 
+from mproxy.ground._curves import X25519Key
 from mproxy.transport._seal import Cipher
 from mproxy.transport.noise import CipherState, Handshake
 
@@ -79,8 +80,8 @@ def test_vectors(name):
     """Each message is as published and is read by the other side; then packets with the keys, sealed by libcrypto."""
     expected_hash, texts = VECTORS[name]
     texts = [bytes.fromhex(text) for text in texts]
-    sides = [Handshake(name, side == 0, PROLOGUE, ephemeral=EPHEMERALS[side],
-                       **({"static": STATICS[side]} if "XX" in name else {"psk": PSK})) for side in (0, 1)]
+    sides = [Handshake(name, side == 0, PROLOGUE, ephemeral=X25519Key(EPHEMERALS[side]),
+                       **({"static": X25519Key(STATICS[side])} if "XX" in name else {"psk": PSK})) for side in (0, 1)]
     messages = 3 if "XX" in name else 2
     for number in range(messages):
         writer, reader = sides[number % 2], sides[1 - number % 2]
