@@ -29,7 +29,7 @@ from mproxy.programs.transfer import (
     with_result,
     write_line,
 )
-from mproxy.programs.transfer_keys import SenderTrust, sender_keying
+from mproxy.programs.transfer_keys import ReceiverTrust, SenderTrust
 from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
@@ -284,8 +284,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
                        b"the receiver was stopped" if stopped else ONE_SENDER.encode())
             return
         self._reach = None
-        keying = sender_keying(self._config, self._log) if self._look_up else self._trust.keying()
-        receiver = FileReceiver(link, self._destination, self._workers, self, keying=keying,
+        trust = ReceiverTrust(self._config, self._log) if self._look_up else self._trust
+        receiver = FileReceiver(link, self._destination, self._workers, self, keying=trust.keying(),
                                 in_order=self._in_order, allowance=self._allowance)
         self._began[receiver] = self._loop.now()
         self._receivers[receiver] = link.peer

@@ -73,6 +73,8 @@ def recv_parser() -> OneLineParser:
     parser.add(parser, "--authorized-keys", parse_name, metavar="FILE", help=(
         "list of the keys (from 'mproxy keygen') that may send, as for sproxy (default authorized_keys in its state"
         " directory)"))
+    parser.add(parser, "--revoked-keys", parse_name, metavar="FILE", help=(
+        "list of keys, and of certificates by serial or id, that are revoked, as for sproxy"))
     parser.add_argument("--open", action="store_true", default=None, help=(
         "without keys: accept files from anyone who can reach the port"))
     parser.add(parser, "--user", parse_name, metavar="USER", help=(

@@ -37,7 +37,7 @@ from mproxy.programs.transfer import (
     with_result,
     write_line,
 )
-from mproxy.programs.transfer_keys import explain_refusal, sender_keying
+from mproxy.programs.transfer_keys import ReceiverTrust, explain_refusal
 from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
@@ -183,6 +183,7 @@ class Send(Program, DeliveryObserver):
         self.exit_status = 1
         self._look_up, self._program, self._search = look_up, program, search
         self._config, self._log, self._loop = config, log, loop
+        self._trust = ReceiverTrust(config, log)
         self._started_at = self._began_at = loop.now()
         self._sources: SourceQueue | None = None  # once they are looked for
         self._delivery: Delivery | AwaitedDelivery | None = None
@@ -236,7 +237,7 @@ class Send(Program, DeliveryObserver):
             try:
                 delivery = self._delivery = self._await(config.code, own) if config.code else Delivery(
                     self._loop, self._open(own, addresses), config.host, config.port, look_up,
-                    lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us, self._thrift)
+                    self._trust.keying, self, self._endpoint_config.idle_us, self._thrift)
             except MproxyError as refusal:
                 self._fail(refusal)
                 return

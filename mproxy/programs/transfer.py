@@ -123,6 +123,10 @@ def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferCon
         raise UsageError("a code takes the place of a key: leave out --key, --own-key and --peer")
     if peers and not (key and key.seed):
         raise UsageError("--peer works with keys from 'mproxy keygen' only, so --key must be one too")
+    for option in ("certificate", "revoked_keys"):
+        if option in given and not (key and key.seed):
+            raise UsageError(f"--{option.replace('_', '-')} works with keys from 'mproxy keygen' only: name one with"
+                             " --key, or use --own-key")
     datagram["sealed"] = key is not None or values.get("code") is not None
     given = {name.replace("-", "_"): value for name, value in given.items()}
     return TransferConfig(datagram=DatagramConfig(**datagram), key=key, peers=peers, **given, **values)

@@ -24,6 +24,7 @@ class TransferConfig(LogConfig):
     key: Setting[Key | None] = Setting(None)
     code: Setting[Code | None] = Setting(None)  # in place of a key
     secret: Setting[bytes | None] = Setting(None)  # for one transfer, in place of a key
+    certificate: Setting[str | None] = Setting(None)  # its file; None: beside the key, if it is there
     peers: Setting[tuple[str, ...]] = Setting(())
     bind: Setting[str | None] = Setting(None)
     json = Setting(False)
@@ -54,6 +55,7 @@ class TransferConfig(LogConfig):
     once = Setting(False)
     ack_to: Setting[tuple[str, int] | None] = Setting(None)
     authorized_keys: Setting[str | None] = Setting(None)
+    revoked_keys: Setting[str | None] = Setting(None)
     open = Setting(False)
     # User whose rights the process takes once the port is open and the keys are read; None: it keeps its own.
     user: Setting[str | None] = Setting(None)

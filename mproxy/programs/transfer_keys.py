@@ -2,7 +2,8 @@
 
 With a secret that both sides have there is no key to be trusted. With keys of `mproxy keygen` the sender knows the
 receiver by --peer or known_hosts, as cproxy knows sproxy, and the receiver knows its senders by --peer or
-authorized_keys, as sproxy knows its clients.
+authorized_keys, as sproxy knows its clients. Both lists may name a CA, whose certificates the other end shows with its
+key.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import os
 import time
 
-from mproxy.ground.config import default_state_dir
+from mproxy.ground.config import certificate_beside, default_state_dir
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.words import parse_fingerprint, parse_name
+from mproxy.ground.words import parse_fingerprint, parse_name, printable
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import AuthorizedKeys, HostTrust
 from mproxy.transport.keying import DISAGREE, Key, Keying
@@ -21,10 +22,11 @@ from mproxy.transport.one_time import OneTimeKeying
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from mproxy.ground.shapes import Logger
+    from mproxy.policy.revoked import RevokedKeys
     from mproxy.programs.options import OneLineParser
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.transport._link import Link
@@ -37,6 +39,8 @@ def add_key_options(parser: OneLineParser, group: argparse._ActionsContainer) ->
         "encrypt every packet: FILE is a secret that both sides have, or a key from 'mproxy keygen'"))
     group.add_argument("--own-key", action="store_true", default=None, help=(
         "the same, with the key that 'mproxy keygen' creates by default"))
+    parser.add(group, "--certificate", parse_name, metavar="FILE", help=(
+        "a CA's certificate for our key (default NAME-cert.pub beside the key NAME.pem, if it is there)"))
     parser.add(group, "--peer", parse_fingerprint, metavar="SHA256:...", action="append", help=(
         "fingerprint of a key (from 'mproxy keygen') that the other side may have; repeatable"))
 
@@ -62,26 +66,60 @@ def in_state_dir(name: str) -> str | None:
     return directory and os.path.join(directory, name)
 
 
-def sender_keying(config: TransferConfig, log: Logger) -> KeyExchange | None:
-    """The KeyExchange for the connection to `config.host`; None without a key."""
-    if config.secret is not None:
-        return OneTimeKeying(config.secret, True)
-    if config.code is not None:
-        from mproxy.transport.code_keying import CodeKeying
-        return CodeKeying(config.code, True)
-    if config.key is None:
-        return None
-    hosts = HostTrust(config.known_hosts or in_state_dir("known_hosts"),
-                      warn=lambda text: log.warning("known-hosts", why=text))
+class OwnKey:
+    """Our key, one of `mproxy keygen`, and the certificate that it shows, as it is at each new connection. `is_server`:
+    we receive. UsageError if the one that was named cannot be used."""
 
-    def judge(spki: bytes, _link: Link) -> None:
+    def __init__(self, key: Key, config: TransferConfig, log: Logger, *, is_server: bool) -> None:
+        from mproxy.programs.own_certificate import OwnCertificate
+        self._key = key
+        self._certificate = OwnCertificate(
+            config.certificate or certificate_beside(key.path), log, is_server=is_server,
+            named=config.certificate is not None, option="--certificate")
+        self._certificate.open(key)
+
+    def keying(self, initiator: bool, judge: Callable[[bytes, bytes, Link], object]) -> Keying:
+        """The KeyExchange of one connection; `judge(spki, certificate, link)` raises PeerError."""
+        self._certificate.refresh(self._key)
+        keying = Keying(self._key, initiator, lambda spki, link: judge(spki, keying.peer_certificate, link))
+        return keying
+
+
+def own_key(config: TransferConfig, log: Logger, *, is_server: bool) -> OwnKey | None:
+    """None: we have none, or a secret."""
+    if config.key is None or not config.key.seed:
+        return None
+    return OwnKey(config.key, config, log, is_server=is_server)
+
+
+class ReceiverTrust:
+    """To whom we send: `config.host`."""
+
+    def __init__(self, config: TransferConfig, log: Logger) -> None:
+        self._config, self._log = config, log
+        self._own = own_key(config, log, is_server=False)
+        self._hosts = HostTrust(config.known_hosts or in_state_dir("known_hosts"),
+                                warn=lambda text: log.warning("known-hosts", why=text))
+
+    def keying(self) -> KeyExchange | None:
+        """The KeyExchange for a new connection; None without a key."""
+        config = self._config
+        if config.secret is not None:
+            return OneTimeKeying(config.secret, True)
+        if config.code is not None:
+            from mproxy.transport.code_keying import CodeKeying
+            return CodeKeying(config.code, True)
+        if self._own is not None:
+            return self._own.keying(True, self._judge)
+        return None if config.key is None else Keying(config.key, True)
+
+    def _judge(self, spki: bytes, certificate: bytes, _link: Link) -> None:
+        config = self._config
         if config.peers:
             _check_named(spki, config.peers)
-        elif hosts.verify(config.host, config.port, spki) == "new":
-            log.info("host-remembered", host=config.host, port=config.port, fingerprint=fingerprint(spki),
-                     file=hosts.path)
-
-    return Keying(config.key, True, judge)
+        elif self._hosts.verify(config.host, config.port, spki, certificate) == "new":
+            self._log.info("host-remembered", host=config.host, port=config.port, fingerprint=fingerprint(spki),
+                           file=self._hosts.path)
 
 
 def explain_refusal(reason: str, key: Key | None) -> str:
@@ -103,7 +141,14 @@ class SenderTrust:
 
     def __init__(self, config: TransferConfig, log: Logger) -> None:
         self._config, self._keys = config, None
-        if config.key is None or not config.key.seed or config.peers:
+        self._own = own_key(config, log, is_server=True)
+        self._revoked: RevokedKeys | None = None
+        if config.revoked_keys is not None:
+            from mproxy.policy.revoked import RevokedKeys
+            self._revoked = RevokedKeys(config.revoked_keys, lambda text: log.warning("revoked-keys", why=text))
+            if self._revoked.problem is not None:
+                raise UsageError(f"--revoked-keys {printable(config.revoked_keys)}: {self._revoked.problem}")
+        if self._own is None or config.peers:
             return
         path = config.authorized_keys or in_state_dir("authorized_keys")
         self._keys = AuthorizedKeys(path, lambda text: log.warning("authorized-keys", why=text))
@@ -116,20 +161,25 @@ class SenderTrust:
         """The KeyExchange for a new connection; None without a key."""
         if self._config.secret is not None:
             return OneTimeKeying(self._config.secret, False)
-        return None if self._config.key is None else Keying(self._config.key, False, self._judge)
+        if self._own is not None:
+            return self._own.keying(False, self._judge)
+        return None if self._config.key is None else Keying(self._config.key, False)
 
     @property
     def path(self) -> str | None:
         """The list of keys that may send; None if none is used."""
         return None if self._keys is None else self._keys.path
 
-    def _judge(self, spki: bytes, link: Link) -> None:
+    def _judge(self, spki: bytes, certificate: bytes, link: Link) -> None:
+        if self._revoked is not None:
+            self._revoked.changed(time.monotonic())
+            self._revoked.check(spki, certificate, living=False)
         if self._keys is None:
             _check_named(spki, self._config.peers)
             return
         self._keys.changed()
-        grant = self._keys.find(spki, link.peer[0], time.time())
-        if grant.targets is not None:
+        grant = self._keys.find(spki, link.peer[0], time.time(), certificate)
+        if grant.targets is not None or (grant.narrowed_by is not None and grant.narrowed_by.targets is not None):
             raise PeerError(None, f"the key is restricted to certain daemons (target=): {fingerprint(spki)}")
 
 

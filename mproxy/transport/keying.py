@@ -53,8 +53,8 @@ DISAGREE = "the keys do not agree"  # all that a refused peer is told
 # What the keys are for, when not for files.
 SESSION_PURPOSE = b"mproxy session"
 
-# For sessions, the beginning of what follows a key, and all that is in the initiator's first message: whoever says it
-# takes certificates (mproxy.policy.certificates). Sides that do not know it say nothing, and hear nothing of it.
+# The beginning of what follows a key, and all that is in the initiator's first message: whoever says it takes
+# certificates (mproxy.policy.certificates). Sides that do not know it say nothing, and hear nothing of it.
 TAKES_CERTIFICATES = b"\1"
 
 # Whoever has one packet can try secrets against it for ever, so each try is made expensive: scrypt (RFC 7914) with
@@ -68,6 +68,8 @@ _MOST_BYTES = 65536
 
 class Key:
     """What --key names: a secret that both sides know, or an Ed25519 key of `mproxy keygen`."""
+
+    certificate = b""  # shown with an Ed25519 key to peers that take one
 
     def __init__(self, path: str) -> None:
         try:
@@ -104,6 +106,10 @@ class Key:
     def public(self) -> bytes:
         """The Ed25519 public key."""
         return ed25519_public_of(self.seed)
+
+    def vouch(self, certificate: bytes) -> None:
+        """Show that with it from now on; empty: nothing."""
+        self.certificate = certificate
 
     @functools.cached_property
     def exchange_key(self) -> X25519Key:
@@ -238,23 +244,19 @@ class Keying(KeyExchange):
         if self._key.psk:
             return b""
         if not handshake.shows_static:
-            return TAKES_CERTIFICATES if self._takes else b""
+            return TAKES_CERTIFICATES
         if not self._peer_takes:
             return self._key.public
-        return self._key.public + TAKES_CERTIFICATES + getattr(self._key, "certificate", b"")
-
-    @property
-    def _takes(self) -> bool:
-        return self._purpose == SESSION_PURPOSE
+        return self._key.public + TAKES_CERTIFICATES + self._key.certificate
 
     def _heard(self, payload: bytes, handshake: Handshake, link: Link) -> None:
         if self._key.psk or self._judged:
             return
         if not handshake.remote_static:
-            self._peer_takes = self._takes and payload.startswith(TAKES_CERTIFICATES)
+            self._peer_takes = payload.startswith(TAKES_CERTIFICATES)
             return
         if (x25519_public(payload[:32]) != handshake.remote_static
-                or (len(payload) > 32 and not (self._takes and payload.startswith(TAKES_CERTIFICATES, 32)))):
+                or (len(payload) > 32 and not payload.startswith(TAKES_CERTIFICATES, 32))):
             raise NoiseError("the peer did not prove that it holds the key it presented")
         self._peer_takes = len(payload) > 32
         self.peer_spki, self.peer_certificate = SPKI_PREFIX + payload[:32], payload[33:]

@@ -13,11 +13,14 @@ from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, content
 
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
+from mproxy.policy.certificates import HOST, certificate_line
+from mproxy.policy.keys import parse_spki, public_line
 from mproxy.programs import recv
 from mproxy.programs.recv_options import parse_recv
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport.datagram_config import DatagramConfig
 from mproxy.transport.keying import Suite
+from tests.issuing import Authority, always
 
 
 @pytest.fixture
@@ -110,6 +113,58 @@ def test_peers_by_fingerprint(transfer, keys):
     assert keys.send(port, "--peer", keys.fingerprint["host"], key="stranger").wait(MANY) == 0
     assert receiver.wait(MANY) == 0
     assert not keys.known_hosts.exists()
+
+
+def certified(keys, ca, name, **facts):
+    """Have a CA's certificate lie beside a key; returns its file."""
+    path = keys.path(name).with_name(f"{name}-cert.pub")
+    spki = parse_spki(keys.lines[name].split()[1])
+    path.write_text(certificate_line(ca.certify(spki, **always(**facts))) + "\n")
+    return path
+
+
+def test_both_sides_by_certificates_alone(transfer, keys):
+    """Goal: no key is in a list, and none is remembered: a CA vouches for both. Other principals, another CA's
+    certificate, one that is revoked, and a host's that is for another name, let nobody in."""
+    ca = Authority()
+    keys.authorized_keys.write_text(f'cert-authority,principals="ann" {public_line(ca.spki)}\n')
+    keys.known_hosts.write_text(f"@cert-authority 127.0.0.1 {public_line(ca.spki)}\n")
+    known = keys.known_hosts.read_text()
+    revoked = transfer.directory / "revoked"
+    revoked.write_text("serial: 13\n")
+    certified(keys, ca, "host", role=HOST, principals=["127.0.0.1"])
+    receiver, port = keys.recv("--revoked-keys", revoked)
+    for issuer, facts, why in ((ca, {"principals": ["eve"]}, "may not connect"),
+                               (Authority(5), {}, "not in authorized_keys"), (ca, {"serial": 13}, "is revoked")):
+        certified(keys, issuer, "client", **facts)
+        assert keys.send(port).wait(MANY) == 7
+        until(lambda why=why: why in receiver.log.text, 30, "the receiver says why")
+    certified(keys, ca, "client")
+    certified(keys, ca, "host", role=HOST, principals=["elsewhere.example"])
+    sender = keys.send(port)
+    assert sender.wait(MANY) == 7
+    assert "for elsewhere.example, not for 127.0.0.1" in sender.log.text
+    assert os.listdir(transfer.target) == []
+    certified(keys, ca, "host", role=HOST, principals=["127.0.0.1"])
+    sender = keys.send(port)
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "f").read_bytes() == content(4, 300_000)
+    assert keys.known_hosts.read_text() == known and "host-remembered" not in sender.log.text
+
+
+def test_certificates_that_cannot_be_used(transfer, keys):
+    """Goal: one that was named must be there and fit, which is said in one line; a secret has none."""
+    other = certified(keys, Authority(), "stranger")
+    secret = transfer.file("secret", os.urandom(32))
+    secret.chmod(0o600)
+    for options, why in ((("--key", keys.path("client"), "--certificate", "/nowhere"), "No such file or directory"),
+                         (("--key", keys.path("client"), "--certificate", other), "is for another key"),
+                         (("--key", secret, "--certificate", other), "works with keys from 'mproxy keygen' only")):
+        program = transfer.start("send", *options, transfer.file("f", b""), "127.0.0.1", "9")
+        assert program.wait(30) == 2
+        assert "--certificate" in program.log.text and why in program.log.text
+        assert len(program.log.text.splitlines()) == 1
 
 
 def test_the_usual_places(transfer, keys):
