@@ -8,7 +8,8 @@ after the one before, which is when a worker has come of age. Memory of the keep
 a worker that has served. Bulk, HTTP and idle streams: the workloads of the session group, with a keeper beside without.
 Upgrade: while 64 bytes go down on each of 1,000 streams, round after round, sproxy is told to hand over to the next
 build, which is itself; the longest round counts, from the daemon's first byte to the client's last one, beside the
-ordinary ones. A connection that is lost ends the row.
+ordinary ones. A connection that is lost ends the row. The same with two workers: the streams are those of eight
+cproxies, whose sessions are spread over both.
 Limits: on loopback the dial takes no time; over a path it takes its round trips. Killing what serves in a peer ends its
 connections: there is no pause to measure, which is said where it is left out.
 """
@@ -27,19 +28,32 @@ from pathlib import Path
 
 from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
-from harness.contenders import HAPROXY, MPROXY, MPROXY_DATAGRAM, MPROXY_TLS, MPROXY_UNKEPT, NGINX, SSH
+from harness.chain import Hop
+from harness.contenders import (
+    HAPROXY,
+    MPROXY,
+    MPROXY_DATAGRAM,
+    MPROXY_TLS,
+    MPROXY_UNKEPT,
+    NGINX,
+    REPOSITORY,
+    SSH,
+    started,
+)
 from harness.crowd import crowd_client, crowd_server
 from harness.places import LOOPBACK, free_port
-from harness.process import Group, descendants
+from harness.process import Group, Process, descendants
 
 from workloads import bulk, http, memory
 
 PAUSE_ROW = "kill -9 of sproxy's worker, bulk"
 STREAMS_ROW = "kill -9 of sproxy's worker, 1,000 streams"
 UPGRADE_ROW = "upgrade of sproxy, 1,000 streams"
+WORKERS_ROW = "upgrade of sproxy --workers 2, 1,000 streams of 8 sessions"
 KEEPER_ROW = "the keeper's own memory"
 KILLS, STREAM_KILLS, QUICK_KILLS = 50, 20, 5
 STREAMS = 1_000
+WORKERS, SESSIONS = 2, 8
 TOKEN_BYTES = 64
 OF_AGE_SECONDS = 1.2
 UPGRADE_SECONDS = 2.5
@@ -145,20 +159,54 @@ def upgrade_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
     return crowd_cases(bench, stack, UPGRADE_ROW, measure_upgrade)
 
 
-def measure_upgrade(group: Group, server: load.Worker, client: load.Worker) -> dict[str, float]:
+def measure_upgrade(group: Group, server: load.Worker, *clients: load.Worker) -> dict[str, float]:
     """Milliseconds of the longest round while another build takes over, and of the median."""
     rounds = []
     os.kill(group.processes[-1].pid, signal.SIGUSR2)
     until = time.monotonic() + UPGRADE_SECONDS
     while time.monotonic() < until:
-        client.control.send(("collect", TOKEN_BYTES, 20.0))
+        for client in clients:
+            client.control.send(("collect", TOKEN_BYTES, 20.0))
         begun_ns = time.monotonic_ns()
         server.ask("send", TOKEN_BYTES)
-        outcome, detail = client.answer()
-        if outcome != "done":
-            raise MeasureError(detail)
-        rounds.append((detail[1] - begun_ns) / 1e6)
+        last_ns = 0
+        for client in clients:
+            outcome, detail = client.answer()
+            if outcome != "done":
+                raise MeasureError(detail)
+            last_ns = max(last_ns, detail[1])
+        rounds.append((last_ns - begun_ns) / 1e6)
     return {"longest ms": max(rounds), "ordinary ms": statistics.median(rounds)}
+
+
+def workers_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
+    """The same of an sproxy with several workers, and a cproxy for each session."""
+    for contender in bench.contenders():
+        daemon, port = free_port(), free_port()
+        server = stack.enter_context(load.Worker(crowd_server, (LOOPBACK, daemon)))
+        carrier = "datagram" if contender.name == MPROXY_DATAGRAM else "tcp"
+        group = Group([])
+        bench.latest[contender.name] = group
+        stack.callback(group.stop)
+        group.processes.append(start_proxy(bench, Hop(LOOPBACK, port, f"{LOOPBACK}:{daemon}", is_last=True), [
+            str(REPOSITORY / "sproxy"), "--workers", str(WORKERS), "--bind", LOOPBACK, str(port),
+            f"{LOOPBACK}:{daemon}"]))
+        clients = []
+        for _ in range(SESSIONS):
+            entry = free_port()
+            group.processes.insert(0, start_proxy(bench, Hop(LOOPBACK, entry, f"{LOOPBACK}:{port}"), [
+                str(REPOSITORY / "cproxy"), "--carrier", carrier, "--bind", LOOPBACK, str(entry), LOOPBACK,
+                str(port)]))
+            clients.append(stack.enter_context(load.Worker(crowd_client, (LOOPBACK, entry))))
+            _order(clients[-1], "open", STREAMS // SESSIONS)
+        yield Case(WORKERS_ROW, contender.name, partial(measure_upgrade, group, server, *clients),
+                   bench.plan.pick(STREAM_KILLS, QUICK_KILLS))
+
+
+def start_proxy(bench: Bench, hop: Hop, command: list[str]) -> Process:
+    """With a state directory of its own."""
+    state = str(bench.plan.work / f"state-{hop.port}")
+    return started([command[0], "--state-dir", state, *command[1:]], hop, bench.plan.work)
 
 
 def _order(client: load.Worker, *command) -> None:
@@ -196,6 +244,8 @@ WORKLOADS = (
     Workload("kill", "The serving process is killed", pause_cases, (*_KEPT, HAPROXY, NGINX, SSH), _KEPT),
     Workload("kill1000", "The same, with 1,000 streams", stream_cases, _KEPT, _KEPT),
     Workload("upgrade", "Another build takes over", upgrade_cases, _KEPT, _KEPT),
+    Workload("upgrade-workers", "Another build takes over from two workers", workers_cases,
+             (MPROXY_TLS, MPROXY_DATAGRAM), (MPROXY_TLS, MPROXY_DATAGRAM)),
     Workload("keeper", "Memory of the keeper", keeper_cases, _KEPT, _KEPT),
     Workload("kept-bulk", "Bulk, with a keeper and without", partial(bulk.cases, bulk.ONE_STREAM[:2]), _BESIDE, _BESIDE,
              peer=MPROXY_UNKEPT),
