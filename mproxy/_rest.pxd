@@ -18,7 +18,7 @@ from mproxy._streams cimport StreamSet
 cdef enum:
     REST_AFTER = 10               # heartbeats: ten seconds, longer than most thinking between two commands
     REST_MOST_US = 3600000000     # as of heartbeats
-    REST_TOLD_MOST_US = 20000000  # that sproxy may ask for: NATs forget a flow of UDP after 30 s
+    REST_TOLD_MOST_US = 25000000  # that sproxy may ask for: NATs forget a flow of UDP after 30 s
 
 
 cdef struct SessionRest:

@@ -36,7 +36,7 @@ cdef enum:
     OPENS_A_TURN = 4            # daemons connected to in one pump: each costs as much as a large read;
     OPENS_ALONE = 64            # for a session that has the loop to itself
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
-    SPREAD_US = 1667            # idle sessions times this from one heartbeat to the next: 600 a second from all
+    SPREAD_US = 2500            # idle sessions times this from one heartbeat to the next: 400 a second from all
     WAITING_US = 250000         # from one report that an application waits to the next
 
 
