@@ -32,7 +32,12 @@ def judge_nothing(_spki, _link):
 class OldKeying(Keying):
     """One of builds that know no certificates: a key, and nothing else, is what it says and hears."""
 
-    _takes = False
+    def _identity(self, handshake):
+        return self._key.public if handshake.shows_static else b""
+
+    def _heard(self, payload, handshake, link):
+        assert not handshake.remote_static or len(payload) == 32
+        super()._heard(payload if handshake.remote_static else b"", handshake, link)
 
 
 def agree(client=1, server=2, purposes=(SESSION_PURPOSE, SESSION_PURPOSE), judge=judge_nothing,
@@ -104,9 +109,10 @@ def test_certificates_go_with_the_keys():
         (other, one)[turn % 2].take(wires[1 - turn % 2], said)
 
 
+@pytest.mark.parametrize("purpose", [SESSION_PURPOSE, b""], ids=["session", "files"])
 @pytest.mark.parametrize("kinds", [(OldKeying, Keying), (Keying, OldKeying), (OldKeying, OldKeying)])
-def test_sides_of_before_certificates_agree_as_ever(kinds):
-    client, server = link_keys(certificates=(b"client's", b"host's"), kinds=kinds)
+def test_sides_of_before_certificates_agree_as_ever(kinds, purpose):
+    client, server = link_keys(certificates=(b"client's", b"host's"), kinds=kinds, purposes=(purpose, purpose))
     assert client.peer_spki() == SPKI_PREFIX + KeyPair(keys.pem(2), "server").public
     assert client.peer_certificate() == server.peer_certificate() == b""
 
