@@ -114,7 +114,7 @@ def ed25519_verify(public, bytes signature, bytes data):
 
 
 cdef class X25519Key:
-    """An X25519 private key that is used more than once: making libcrypto's form of it costs as much as an agreement."""
+    """An X25519 private key that is used more than once: libcrypto's form of it costs as much as an agreement."""
 
     cdef EVP_PKEY *key
     cdef readonly bytes public  # 32 bytes
