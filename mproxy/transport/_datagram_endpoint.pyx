@@ -325,11 +325,11 @@ cdef class DatagramEndpoint:
 
     cdef void answer(self, Reply *reply, const LocalAddress *local, const PeerAddress *source) noexcept:
         """Send a SYN_ACK or an UNKNOWN; whoever misses it asks again."""
-        cdef bint other = self.has_answer_to
         if self.sending is not None:
             return
-        self.put(<const PeerAddress *>&self.answer_to if other else source, NULL if other else local, reply.answer,
-                 reply.answer_bytes)
+        if self.has_answer_to:
+            source, local = &self.answer_to, NULL
+        self.put(source, local, reply.answer, reply.answer_bytes)
         self.outbox.finish(0, False)
         self.outbox.flush(self.sources[0].fd, False)
         self.outbox.clear()
