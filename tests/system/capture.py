@@ -4,15 +4,17 @@ import contextlib
 import socket
 import threading
 
+ETH_P_ALL = 3
+
 
 class Capture:
     """Every packet that a host sees on one interface."""
 
     def __init__(self, host, interface):
         with host.inside():
-            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self.socket.bind((interface, 0))
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # sees nothing until it is bound
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+        self.socket.bind((interface, ETH_P_ALL))
         self.socket.settimeout(0.1)
         self.packets = []
         self.ending = False
