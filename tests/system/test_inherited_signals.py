@@ -12,6 +12,7 @@ from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT
 from relays import MPROXY
 
 OF_TERMINALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}
+USUAL = ("env", "--default-signal")  # however the tests were started
 IN_BACKGROUND = ("env", "--ignore-signal=HUP,INT,QUIT,PIPE,CHLD,TTOU,USR1,USR2", "--block-signal")
 
 RUNNING = {
@@ -68,7 +69,7 @@ def test_what_programs_start_for_themselves(lab, who, in_background):
         "ssh": (MPROXY, "ssh", "server"),
         "ssh by Python": (sys.executable, "-m", "mproxy", "ssh", "server"),
     }[who]
-    lab.client.start(*(IN_BACKGROUND if in_background else ()), *command, stdin=subprocess.PIPE, env={
+    lab.client.start(*(IN_BACKGROUND if in_background else USUAL), *command, stdin=subprocess.PIPE, env={
         "PATH": f"{home}:{os.environ['PATH']}", "PYTHONPATH": str(MPROXY.parent.parent)})
     until((home / "told").exists, 30, "the command has told")
     ignored, blocked = told(home / "told")
