@@ -131,7 +131,8 @@ class IncomingDeletion:
                     raise bad(f"more than {MOST_EXTRAS} files would be deleted, which is more than is done at once")
                 self._extras.append((path, is_directory))
                 if is_directory:
-                    waiting += [(path + b"/" + inner, is_one) for inner, is_one in self._entries(path)]
+                    waiting += sorted(((path + b"/" + inner, is_one) for inner, is_one in self._entries(path)),
+                                      reverse=True)  # the last is the next
         self._directory, self._left = b"", {}
 
     def _entries(self, path: bytes) -> Iterator[tuple[bytes, bool]]:
