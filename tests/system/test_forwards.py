@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 from lab import until
@@ -133,9 +134,11 @@ def test_a_daemon_at_a_path(pair, lab, tmp_path):
         daemon, _ = listener.accept()
         daemon.settimeout(15)
         assert read_exactly(daemon, 1) == b"?"
-        send_pattern(daemon, 1_000_000)
-        daemon.shutdown(socket.SHUT_WR)
+        sender = threading.Thread(target=send_pattern, args=(daemon, 1_000_000))
+        sender.start()
         read_pattern(app, 1_000_000)
+        sender.join()
+        daemon.shutdown(socket.SHUT_WR)
         assert read_to_end(app) == b""
         app.sendall(b"last words")
         app.shutdown(socket.SHUT_WR)
