@@ -114,13 +114,6 @@ class DatagramDialer(SingleDialer):
 
     # ---- attempts
 
-    def ease(self) -> None:
-        """Begin nothing more. An attempt, too, is over, unless sproxy may have heard its HELLO: in a crowd that comes
-        back the keys that it is about to agree on would cost sproxy more than all else."""
-        if isinstance(self._attempt, LinkAttempt) and not self._attempt.has_said_hello:
-            self._drop_attempt()
-        super().ease()
-
     def _make_attempt(self) -> LinkAttempt:
         return LinkAttempt(self, self._open())
 
@@ -181,11 +174,6 @@ class LinkAttempt(LinkHandler):
         self._ways: Stagger[Way] = Stagger(dialer.loop, self._dial, self._fail_if_over, dialer.paths.pause_us)
         self._patience = Delay(dialer.loop)
         self._request: Request | None = None
-
-    @property
-    def has_said_hello(self) -> bool:
-        """Whether sproxy may have heard HELLO."""
-        return self.caller is not None
 
     def begin(self) -> None:
         """Look the name up, and meanwhile dial what is known."""

@@ -101,15 +101,13 @@ def test_the_carrier_in_doubt_works_again_before_hello(bench, answers):
     assert len(bench.links) == 2
 
 
-@pytest.mark.parametrize("answers", [0, 1, 2])
-def test_the_carrier_that_was_lost_works_again(bench, answers):
-    """Goal: the dial beside it is over at once, and no keys are agreed on that nobody needs; but once HELLO was said
-    sproxy may have closed that carrier, and the dial goes on to its end."""
+def test_a_dial_beside_a_carrier_in_doubt_goes_on(bench):
+    """Goal: what was heard of the carrier may have been its last for long, as on a slow line whose queue is full; the
+    dial has its answer later, and that decides."""
     link = bench.start()
-    for data in [b"first", b"second"][:answers]:
-        bench.handler.on_handshake(link, data)
     bench.observer.wanted = False
     bench.dialer.ease()
-    assert link.aborted == (answers < 2) and bench.dialer.running == (answers == 2)
-    bench.loop.run(5)
-    assert len(bench.links) == 1
+    bench.observer.wanted = True
+    bench.handler.on_handshake(link, b"first")
+    bench.handler.on_handshake(link, b"second")
+    assert len(bench.callers) == 1 and not link.aborted
